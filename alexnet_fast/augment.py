@@ -1,0 +1,142 @@
+"""Crops and flips: drawn on the host from (seed, epoch, record), applied on the device to a whole batch.
+
+Every draw is a hash of its arguments, not the next state of a generator. So a record's crop does not depend on which
+worker decodes it, on the batch it lands in or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+# Mean and standard deviation of ImageNet's training pictures, RGB on a scale of 0 to 1: the values that torchvision's
+# references and all its weights use.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_AREA = (0.08, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+_FLIP_STREAM = 1000
+# Eval shows the network the centre 224 of 256 (Krizhevsky et al. 2012, section 4.1), in proportion at other sizes.
+EVAL_RESIZE = 256 / 224
+
+CropArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float64]
+UInt64Array = npt.NDArray[np.uint64]
+
+
+def _mix(x: UInt64Array) -> UInt64Array:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words in which each input bit
+    flips about half of the output bits."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(seed: int, epoch: int, records: npt.ArrayLike, stream: int) -> FloatArray:
+    """One number in [0, 1) for each record, a function of (seed, epoch, record, stream) alone; float64."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    mask = 2**64 - 1
+    with np.errstate(over="ignore"):
+        key = np.array([seed & mask], dtype=np.uint64)
+        for word in (epoch, stream):
+            key = _mix(key + golden + np.uint64(word & mask) * np.uint64(0xD1B54A32D192ED03))
+        bits = _mix(_mix(np.asarray(records).astype(np.uint64) * golden + key) + key)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def sample_crops(
+    seed: int,
+    epoch: int,
+    records: npt.ArrayLike,
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    *,
+    area: tuple[float, float] = CROP_AREA,
+    aspect: tuple[float, float] = CROP_ASPECT,
+) -> CropArray:
+    """Boxes of a random resized crop (Szegedy et al. 2015, section 6), as torchvision's RandomResizedCrop draws them.
+
+    The area is uniform in `area` (share of the picture), the logarithm of width / height uniform in that of `aspect`;
+    a box that does not fit is drawn again, up to ten times, and then the largest centred box within `aspect` is taken.
+
+    Args:
+        records: (n,) record numbers. heights, widths: (n,) of the pictures, pixels.
+
+    Returns:
+        int32 (n, 4): top, left, height, width, within the picture.
+    """
+    records = np.asarray(records)
+    h, w = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
+    boxes = _centred_boxes(h, w, aspect)
+    open_ = np.arange(len(records))
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for attempt in range(_TRIES):
+        if not len(open_):
+            break
+        draw = [uniform(seed, epoch, records[open_], 4 * attempt + i) for i in range(4)]
+        target = (area[0] + draw[0] * (area[1] - area[0])) * h[open_] * w[open_]
+        ratio = np.exp(low + draw[1] * (high - low))
+        crop_w, crop_h = np.rint(np.sqrt(target * ratio)), np.rint(np.sqrt(target / ratio))
+        fits = (crop_w > 0) & (crop_h > 0) & (crop_w <= w[open_]) & (crop_h <= h[open_])
+        top = np.floor(draw[2] * (h[open_] - crop_h + 1))
+        left = np.floor(draw[3] * (w[open_] - crop_w + 1))
+        boxes[open_[fits]] = np.stack([top, left, crop_h, crop_w], axis=1)[fits]
+        open_ = open_[~fits]
+    return boxes.astype(np.int32)
+
+
+def _centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspect: tuple[float, float]) -> FloatArray:
+    ratio = w / h
+    crop_w = np.where(ratio > aspect[1], np.rint(h * aspect[1]), w)
+    crop_h = np.where(ratio < aspect[0], np.rint(w / aspect[0]), h)
+    crop_w, crop_h = np.clip(crop_w, 1, w), np.clip(crop_h, 1, h)
+    return np.stack([np.floor((h - crop_h) / 2), np.floor((w - crop_w) / 2), crop_h, crop_w], axis=1)
+
+
+def sample_flips(seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which pictures are mirrored left to right, with probability one half each: bool (n,)."""
+    return uniform(seed, epoch, records, _FLIP_STREAM) < 0.5
+
+
+def eval_resize(image_size: int) -> int:
+    """Length of the shorter side, pixels, to which a picture is scaled before its centre `image_size` is cut out."""
+    return round(image_size * EVAL_RESIZE)
+
+
+def finish_batch(
+    images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.dtype, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Flip and normalise a batch on the device it lies on.
+
+    Args:
+        images: (N, 3, S, S) uint8, channels_last.
+        flips: (N,) bool on the same device, or None for no flips.
+        dtype: of the result; torch.uint8 flips only.
+
+    Returns:
+        (N, 3, S, S) in `dtype`, channels_last: (x / 255 - mean) / std.
+    """
+    import torch
+
+    if flips is not None:
+        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+    if dtype == torch.uint8:
+        return images.contiguous(memory_format=torch.channels_last)
+    scale, bias = _scale_and_bias(images.device, dtype)
+    return torch.addcmul(bias, images.to(dtype), scale).contiguous(memory_format=torch.channels_last)
+
+
+def _scale_and_bias(device: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64)
+    scale, bias = 1 / (255 * std), -mean / std
+    return tuple(x.to(dtype).view(1, 3, 1, 1).to(device) for x in (scale, bias))  # type: ignore[return-value]

@@ -1,0 +1,398 @@
+"""The command line: parse, build a config, call one function, print. Nothing imports this module.
+
+Heavy imports stay inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from . import __version__
+from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES
+from .errors import AlexNetFastError, UsageError
+
+app = typer.Typer(
+    name="alexnet-fast",
+    help=(
+        "From the archive ImageNet or Tiny ImageNet is downloaded as to a trained AlexNet, "
+        "with no stage waiting on another."
+    ),
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DatasetArg = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`.")]
+RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint file in one.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
+
+
+def parse_size(text: str) -> int:
+    """Bytes in '1GiB', '64MiB', '500MB', '1048576'."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"a size is a number with an optional unit, such as 1GiB or 500MB: got {text!r}")
+    power = " kmgt".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def parse_workers(text: str) -> int | Literal["auto"]:
+    """'auto' or a whole number from 0 up."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise UsageError(f"a number of workers is auto or a whole number from 0 up: got {text!r}")
+    return int(text)
+
+
+def parse_list(text: str | None) -> tuple[str, ...] | None:
+    """The parts of 'a,b,c'; None for None."""
+    if text is None:
+        return None
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise UsageError("an empty list was given: name at least one value, separated by commas")
+    return parts
+
+
+def parse_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """The numbers of '0,1,2'; None for None."""
+    parts = parse_list(text)
+    if parts is None:
+        return None
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option} takes whole numbers separated by commas: got {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"alexnet-fast {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, zip or tar of pictures, or a URL of one.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
+    split: Annotated[list[str] | None, typer.Option("--split", help="Pack only this split; may be repeated.")] = None,
+    format: Annotated[
+        str, typer.Option("--format", help="Kind of source, where looking at it is not enough.")
+    ] = "auto",
+    shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Size to cut shards at.")] = "1GiB",
+    resize_shorter: Annotated[
+        int | None, typer.Option("--resize-shorter", min=1, help="Shrink the shorter side to N pixels.")
+    ] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG quality of what is re-encoded.")] = 95,
+    workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle.")] = 0,
+    on_bad_image: Annotated[
+        str, typer.Option("--on-bad-image", metavar="error|skip", help="What to do with what cannot be decoded.")
+    ] = "error",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Pictures per split, for trials.")] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="local|ray", help="Where the shards are written.")
+    ] = "local",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
+) -> None:
+    """Write the pictures of SOURCE into LMDB shards in DATASET.
+
+    Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
+    """
+    from .pack import pack as run
+    from .report import describe_pack, progress_bar
+
+    with progress_bar("packing") as progress:
+        info = run(
+            source, dataset, splits=tuple(split) if split else None, format=format, shard_bytes=parse_size(shard_bytes),
+            resize_shorter=resize_shorter, quality=quality, workers=parse_workers(workers), seed=seed,
+            on_bad_image=on_bad_image, limit=limit, engine=engine, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    typer.echo(describe_pack(info, dataset))
+
+
+@app.command()
+def verify(
+    dataset: DatasetArg,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture as well.")] = False,
+    workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
+) -> None:
+    """Read every record of DATASET against its index; exit 1 and name what is wrong.
+
+    Example: alexnet-fast verify data/tiny
+    """
+    from .report import progress_bar
+    from .verify import verify as run
+
+    with progress_bar("verifying") as progress:
+        result = run(dataset, decode=decode, workers=parse_workers(workers), progress=progress)
+    typer.echo(result.summary(), err=not result.ok)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    dataset: DatasetArg,
+    split: Annotated[str | None, typer.Option("--split", help="Split for the grid; the first if not given.")] = None,
+    grid: Annotated[Path | None, typer.Option("--grid", help="Write a PNG of labelled pictures here.")] = None,
+    augmented: Annotated[
+        bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures the grid shows.")] = 0,
+) -> None:
+    """Print what DATASET holds: splits, sizes, class balance, what pack changed; draw a grid of it.
+
+    Example: alexnet-fast inspect data/tiny --grid tiny.png --augmented
+    """
+    from .inspection import inspect as run
+
+    typer.echo(run(dataset, split=split, grid=grid, augmented=augmented, seed=seed))
+
+
+@app.command()
+def train(
+    dataset: DatasetArg,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Run folder; runs/NAME if not given.")] = None,
+    model: Annotated[str, typer.Option("--model", metavar="|".join(MODELS))] = "alexnet",
+    recipe: Annotated[str, typer.Option("--recipe", metavar="|".join(RECIPES))] = "fast",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Recipe's if not given.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Over all devices.")] = None,
+    image_size: Annotated[int, typer.Option("--image-size", help="Side of the network's input, pixels.")] = 224,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; may be repeated."),
+    ] = None,
+    precision: Annotated[str, typer.Option("--precision", metavar="|".join(PRECISIONS))] = "auto",
+    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Loader.")] = "auto",
+    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N")] = "auto",
+    pin_memory: Annotated[str, typer.Option("--pin-memory", metavar="auto|on|off")] = "auto",
+    compile: Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="torch.compile.")] = "auto",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run-dir.")] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option("--checkpoint-every", metavar="STEPS", help="Also within epochs.")
+    ] = None,
+    loader_settings: Annotated[
+        Path | None, typer.Option("--loader-settings", help="bench-loader.json whose recommendation to use.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Stop after so many steps in all.")] = None,
+) -> None:
+    """Train an AlexNet on DATASET and leave weights, metrics and curves in a run folder.
+
+    Example: alexnet-fast train data/tiny --run-dir runs/tiny --epochs 5 --image-size 64
+    """
+    from .config import TrainConfig
+    from .train import train as run
+
+    result = run(
+        TrainConfig(
+            dataset=dataset, run_dir=run_dir, model=model, recipe=recipe, epochs=epochs, batch_size=batch_size, lr=lr,
+            overrides=_parse_overrides(override), image_size=image_size, precision=precision, backend=backend,
+            num_workers=parse_workers(num_workers), pin_memory=pin_memory, compile=compile, device=device, seed=seed,
+            resume=resume, checkpoint_every=checkpoint_every, loader_settings=loader_settings, max_steps=max_steps,
+        )
+    )  # fmt: skip
+    if result is not None:  # ranks other than 0 have nothing to say
+        typer.echo(result.closing_lines())
+
+
+def _parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    import json
+
+    overrides = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set takes NAME=VALUE: got {pair!r}")
+        try:
+            overrides[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            overrides[name.replace("-", "_")] = text
+    return overrides
+
+
+@app.command("bench-loader")
+def bench_loader(
+    dataset: DatasetArg,
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="A,B", help="Those that run here if not given.")
+    ] = None,
+    num_workers: Annotated[
+        str | None, typer.Option("--num-workers", metavar="0,1,2", help="Up to the usable cores.")
+    ] = None,
+    pin_memory: Annotated[
+        str | None, typer.Option("--pin-memory", metavar="on,off", help="Matters with CUDA only.")
+    ] = None,
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M")] = "128",
+    image_size: Annotated[int, typer.Option("--image-size", help="Pixels.")] = 224,
+    seconds: Annotated[float, typer.Option("--seconds", help="Measuring time a cell.")] = 5.0,
+    prefetch: Annotated[int, typer.Option("--prefetch", min=1, help="Batches ahead, per worker.")] = 2,
+    persistent_workers: Annotated[
+        bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
+    ] = True,
+    model: Annotated[
+        str, typer.Option("--model", metavar="|".join(MODELS), help="Whose demand to measure.")
+    ] = "alexnet",
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
+    ] = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write .json, .md and .png here.")] = None,
+) -> None:
+    """Measure how fast DATASET is read for every setting; say which is best here, and why.
+
+    Example: alexnet-fast bench-loader data/tiny --num-workers 0,1,2,4 --out bench
+    """
+    from .bench import bench_loader as run
+    from .config import BenchConfig, on_off_auto
+
+    pins = parse_list(pin_memory)
+    report = run(
+        BenchConfig(
+            dataset=dataset, backends=parse_list(backend), num_workers=parse_whole_numbers("--num-workers", num_workers),
+            pin_memory=None if pins is None else tuple(on_off_auto("--pin-memory", pin) is True for pin in pins),
+            batch_sizes=parse_whole_numbers("--batch-size", batch_size) or (128,), image_size=image_size,
+            seconds=seconds, device=device, out=out, model=model, baseline=baseline, prefetch=prefetch,
+            persistent_workers=persistent_workers,
+        )
+    )  # fmt: skip
+    typer.echo(report.closing_lines())
+
+
+@app.command()
+def evaluate(
+    run: RunArg,
+    dataset: DatasetArg,
+    split: Annotated[str, typer.Option("--split")] = "val",
+    tta: Annotated[str, typer.Option("--tta", metavar="none|flip|ten-crop", help="Average over views.")] = "none",
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write an HTML report here.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 128,
+    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS))] = "auto",
+    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N")] = "auto",
+    device: DeviceOption = "auto",
+) -> None:
+    """Top-1 and top-5 accuracy of RUN on a split of DATASET.
+
+    Example: alexnet-fast evaluate runs/tiny data/tiny --tta flip
+    """
+    from .evaluate import evaluate as evaluate_run
+
+    result = evaluate_run(
+        run, dataset, split=split, tta=tta, batch_size=batch_size, backend=backend,
+        num_workers=parse_workers(num_workers), device=device, report=report,
+    )  # fmt: skip
+    if json is not None:
+        result.write_json(json)
+    typer.echo(result.closing_lines())
+
+
+@app.command()
+def predict(
+    run: RunArg,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show for each picture.")] = 5,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """The most likely classes of pictures, with their probabilities.
+
+    Example: alexnet-fast predict runs/tiny cat.jpg --top 3
+    """
+    from .predict import predict as predict_run
+
+    result = predict_run(run, images, top=top, device=device)
+    if json is not None:
+        result.write_json(json)
+    typer.echo(result.closing_lines())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo-out"),
+    device: DeviceOption = "auto",
+) -> None:
+    """The whole pipeline on pictures it makes itself: pack, sweep, train, evaluate; about two minutes on 2 cores."""
+    from .demo import demo as run
+
+    typer.echo(run(out, device=device))
+
+
+@app.command()
+def export(
+    run: RunArg,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="model.onnx, model.safetensors or model.pt2.")],
+) -> None:
+    """Write RUN's network with class names and preprocessing to FILE, checked against the original.
+
+    Example: alexnet-fast export runs/tiny tiny.onnx
+    """
+    from .export import export as run_export
+
+    typer.echo(run_export(run, target))
+
+
+@app.command()
+def doctor() -> None:
+    """Print device, versions, decoders, usable cores and memory facts, to paste into a bug report."""
+    from .doctor import doctor as run
+
+    typer.echo(run())
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr and an exit code: 2 asked wrong, 1 damaged, 130 ^C."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        app(standalone_mode=False)
+        return 0
+    except AlexNetFastError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader (head, less) has gone; writing what is buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _exit_code_of_click(error)
+
+
+def _exit_code_of_click(error: Exception) -> int:
+    # typer may carry its own copy of click, so its exceptions are told by what they offer, not by their class.
+    if type(error).__name__ == "Exit" and hasattr(error, "exit_code"):
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        _complain("stopped")
+        return 128 + signal.SIGINT
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        return 1
+    raise error
+
+
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""What this machine offers: the device to compute on, and the cores that this process may really use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device for 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; 'auto' takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here: use --device auto or cpu")
+        if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+            raise UsageError(
+                f"device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, numbered from 0"
+            )
+        return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps was asked for, but torch finds none here: use --device auto or cpu")
+    return torch.device(kind)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its CPU affinity, and no more than its cgroup's CPU quota, rounded up; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cpu_quota()
+    return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
+
+
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of CPU time that this process's cgroup grants, None where there is no limit (cgroup v2 and v1)."""
+    quotas = []
+    for folder in _cgroup_folders(root, self_file):
+        try:
+            words = (folder / "cpu.max").read_text().split()
+            if words and words[0] != "max":
+                quotas.append(int(words[0]) / int(words[1]))
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            pass
+        try:
+            allowed = int((folder / "cpu.cfs_quota_us").read_text())
+            if allowed > 0:
+                quotas.append(allowed / int((folder / "cpu.cfs_period_us").read_text()))
+        except (OSError, ValueError, ZeroDivisionError):
+            pass
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path, self_file: Path) -> list[Path]:
+    """This process's cgroup folder and all above it, for the unified and the cpu hierarchies."""
+    folders = [root, root / "cpu"]
+    try:
+        lines = self_file.read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        top = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
+        if top is None:
+            continue
+        folder = top / path.lstrip("/")
+        while folder != top and top in folder.parents:
+            folders.append(folder)
+            folder = folder.parent
+    return folders

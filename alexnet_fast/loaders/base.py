@@ -1,0 +1,100 @@
+"""Where all backends meet: a batch, and a loader that counts epochs and steps the same way for each of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..order import Int64Array, epoch_order, evaluation_order
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..config import LoaderConfig
+
+
+class Batch(NamedTuple):
+    """One step's data, on the device, ready for the network.
+
+    Attributes:
+        images: (N, 3, S, S) in the compute dtype, channels_last, normalised with ImageNet's mean and standard
+            deviation (uint8 0-255 and not normalised where dtype='uint8' was asked for).
+        labels: (N,) int64; -1 for an unlabelled split.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Loader(ABC):
+    """Iterable of `Batch`. Each pass over it is the next epoch, beginning at ``start_step`` in the first.
+
+    Attributes:
+        config: what was asked for.
+        num_records: records in the split, over all ranks.
+        epoch: number of the epoch that the next pass will read.
+        start_step: step at which the next pass will begin; set it (or `load_state`) to resume within an epoch.
+        description: one line on what this loader is and why, for logs.
+    """
+
+    def __init__(self, config: LoaderConfig, num_records: int) -> None:
+        self.config = config
+        self.num_records = num_records
+        self.epoch = config.start_epoch
+        self.start_step = config.start_step
+        self.description = type(self).__name__
+        self._running: tuple[int, int] | None = None
+
+    def order(self, epoch: int) -> Int64Array:
+        """Record numbers that this rank reads in `epoch`, before any start_step is cut off."""
+        c = self.config
+        if c.train:
+            return epoch_order(self.num_records, seed=c.seed, epoch=epoch, rank=c.rank, world_size=c.world_size)
+        return evaluation_order(self.num_records, rank=c.rank, world_size=c.world_size)
+
+    def __len__(self) -> int:
+        """Steps in a whole epoch of this rank."""
+        c = self.config
+        if c.train:
+            return self.num_records // c.world_size // c.batch_size
+        own = len(range(c.rank, self.num_records, c.world_size))
+        return -(-own // c.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, step = self.epoch, self.start_step
+        self.epoch, self.start_step = epoch + 1, 0
+        self._running = (epoch, step)
+        for batch in self._batches(epoch, step):
+            step += 1
+            self._running = (epoch, step)
+            yield batch
+        self._running = None
+
+    def state(self) -> dict[str, int]:
+        """Where the reader stands: ``{"epoch": e, "step": k}``, k batches of epoch e having been handed out.
+
+        Batches that were prepared ahead and not yet handed out are not counted, so loading this state reads them again.
+        """
+        epoch, step = self._running if self._running is not None else (self.epoch, self.start_step)
+        if self._running is not None and step >= len(self):
+            epoch, step = epoch + 1, 0
+        return {"epoch": epoch, "step": step}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Make the next pass begin where `state` was taken."""
+        self.epoch, self.start_step = int(state["epoch"]), int(state["step"])
+        self._running = None
+
+    @abstractmethod
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on; closing the iterator early must release what it holds."""
+
+    def close(self) -> None:  # noqa: B027 - a loader with nothing to give back need not say so
+        """Stop workers and give back memory; safe to call twice."""
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
