@@ -111,7 +111,8 @@ def pack(
     Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
     """
     from .pack import pack as run
-    from .report import describe_pack, progress_bar
+    from .progress import progress_bar
+    from .report import describe_pack
 
     with progress_bar("packing") as progress:
         info = run(
@@ -132,7 +133,7 @@ def verify(
 
     Example: alexnet-fast verify data/tiny
     """
-    from .report import progress_bar
+    from .progress import progress_bar
     from .verify import verify as run
 
     with progress_bar("verifying") as progress:
@@ -263,7 +264,8 @@ def bench_loader(
     pins = parse_list(pin_memory)
     report = run(
         BenchConfig(
-            dataset=dataset, backends=parse_list(backend), num_workers=parse_whole_numbers("--num-workers", num_workers),
+            dataset=dataset, backends=parse_list(backend),
+            num_workers=parse_whole_numbers("--num-workers", num_workers),
             pin_memory=None if pins is None else tuple(on_off_auto("--pin-memory", pin) is True for pin in pins),
             batch_sizes=parse_whole_numbers("--batch-size", batch_size) or (128,), image_size=image_size,
             seconds=seconds, device=device, out=out, model=model, baseline=baseline, prefetch=prefetch,

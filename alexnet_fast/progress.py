@@ -1,0 +1,143 @@
+"""Progress of long work: a bar with rate and time left on a terminal or in a notebook, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# Logs of long runs stay readable: a line no more often than this.
+_LINE_SECONDS = 10.0
+
+
+class Progress(Protocol):
+    """What long work reports to. All methods are cheap enough to call once a batch."""
+
+    def start(self, total: int, unit: str = "pictures") -> None:
+        """Begin (or begin anew) at 0 of `total` units."""
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more units are done."""
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar until the next note: the step's loss, the name of the current shard."""
+
+
+class NoProgress:
+    """Reports to nobody; what a library function uses when its caller passed no progress."""
+
+    def start(self, total: int, unit: str = "pictures") -> None: ...
+
+    def advance(self, count: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@contextmanager
+def progress_bar(label: str, *, file: TextIO | None = None) -> Iterator[Progress]:
+    """A progress display on `file` (stderr if not given) that is removed or ended properly however the block ends.
+
+    Args:
+        label: what is being done: 'packing', 'epoch 3/5'.
+    """
+    stream = sys.stderr if file is None else file
+    if not _is_live(stream):
+        lines = _Lines(label, stream)
+        yield lines
+        lines.finish()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    display = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(file=stream),
+        transient=True,
+    )
+    with display:
+        yield _Bar(label, display)
+
+
+def _is_live(stream: TextIO) -> bool:
+    """Whether rich can redraw there: a terminal, or a Jupyter cell."""
+    if stream.isatty():
+        return True
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+class _Bar:
+    def __init__(self, label: str, display: RichProgress) -> None:
+        self._label, self._display = label, display
+        self._task: TaskID | None = None
+        self._unit, self._done, self._begin = "", 0, 0.0
+
+    def start(self, total: int, unit: str = "pictures") -> None:
+        if self._task is not None:
+            self._display.remove_task(self._task)
+        self._task = self._display.add_task(self._label, total=total, rate="", note="")
+        self._unit, self._done, self._begin = unit, 0, time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        if self._task is None:
+            return
+        self._done += count
+        rate = self._done / max(time.monotonic() - self._begin, 1e-9)
+        self._display.update(self._task, advance=count, rate=f"{rate:,.0f} {self._unit}/s")
+
+    def note(self, text: str) -> None:
+        if self._task is not None:
+            self._display.update(self._task, note=text)
+
+
+class _Lines:
+    def __init__(self, label: str, stream: TextIO) -> None:
+        self._label, self._stream = label, stream
+        self._total, self._unit, self._done, self._note = 0, "", 0, ""
+        self._begin = self._said_at = 0.0
+        self._said_done = -1
+
+    def start(self, total: int, unit: str = "pictures") -> None:
+        self._total, self._unit, self._done = total, unit, 0
+        self._begin = self._said_at = time.monotonic()
+        self._said_done = -1
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        if time.monotonic() - self._said_at >= _LINE_SECONDS:
+            self._say()
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def finish(self) -> None:
+        if self._total and self._said_done != self._done:
+            self._say()
+
+    def _say(self) -> None:
+        self._said_at, self._said_done = time.monotonic(), self._done
+        seconds = self._said_at - self._begin
+        rate = self._done / seconds if seconds > 0 else 0.0
+        note = f", {self._note}" if self._note else ""
+        print(
+            f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {seconds:.1f} s{note}",
+            file=self._stream,
+            flush=True,
+        )
