@@ -121,7 +121,7 @@ class _Lines:
 
     def advance(self, count: int = 1) -> None:
         self._done += count
-        if time.monotonic() - self._said_at >= _LINE_SECONDS:
+        if self._total and time.monotonic() - self._said_at >= _LINE_SECONDS:
             self._say()
 
     def note(self, text: str) -> None:
