@@ -24,12 +24,11 @@ check: lint types test
 bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py
 
-# uv installs the same packages several times faster; where it cannot be had, pip does. No find-links: a CPU-only torch
-# picked up from one would not match torchvision.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_FIND_LINKS= tools/install.sh $(VENV)
-	touch $@
+# No find-links: a CPU-only torch picked up from one would not match torchvision.
+$(STAMP): pyproject.toml constraints.txt tools/install.sh
+	@echo "installing into $(VENV) (about 6 GB with PyTorch's CUDA libraries; once)"
+	@PIP_FIND_LINKS= tools/install.sh $(VENV) "$(PYTHON)"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,13 +1,39 @@
 #!/bin/sh
-# Install the package, editable and with its test and lint extras, into the virtual environment named as $1.
+# Make the virtual environment $1 with the interpreter $2 and install the package into it, editable, with all it takes
+# to test and lint it. Versions are those of constraints.txt. Nothing outside $1 has to be writable but the caches,
+# and where they are not, the installers do without.
 set -eu
 venv=$1
+python=${2:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+  echo "error: Python 3.10 or newer is needed: name one with make PYTHON=python3.12" >&2
+  exit 2
+}
+if [ ! -x "$venv/bin/python" ] && ! "$python" -m venv "$venv"; then
+  rm -rf "$venv" # Debian's python3 without python3-venv leaves half an environment
+  uv venv --quiet --seed --python "$python" "$venv" || {
+    echo "error: $python cannot make a virtual environment: install its venv module (Debian, Ubuntu: python3-venv) or uv" >&2
+    exit 2
+  }
+fi
+
+pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+
+# uv installs the same packages several times faster than pip.
 uv=$(command -v uv || true)
-if [ -z "$uv" ] && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+if [ -z "$uv" ] && pip install uv; then
   uv=$venv/bin/uv
 fi
 if [ -n "$uv" ]; then
-  VIRTUAL_ENV=$venv "$uv" pip install --quiet --constraint constraints.txt --editable '.[dev]'
-else
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+  # uv does not read pip's settings: a mirror that is set there is passed on.
+  mirror=$(pip config list 2>/dev/null | sed -n "s/^[a-z:]*\.index-url='\(.*\)'\$/\1/p" | tail -n 1)
+  [ -z "$mirror" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$mirror}"
+  cache=$("$uv" cache dir 2>/dev/null || true)
+  if [ -z "$cache" ] || ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
+    export UV_NO_CACHE=1
+  fi
+  VIRTUAL_ENV=$venv "$uv" pip install --quiet --constraint constraints.txt --editable '.[dev]' && exit
+  echo "uv could not install; trying pip" >&2
 fi
+pip install --constraint constraints.txt --editable '.[dev]'
