@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AlexNetFastError": "errors",
+    "Augmentation": "config",
     "Batch": "loaders",
     "BenchConfig": "config",
     "DamagedDataError": "errors",
@@ -44,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "AlexNetFastError",
+    "Augmentation",
     "Batch",
     "BenchConfig",
     "DamagedDataError",
@@ -68,6 +70,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .bench import bench_loader as bench_loader
+    from .config import Augmentation as Augmentation
     from .config import BenchConfig as BenchConfig
     from .config import LoaderConfig as LoaderConfig
     from .config import TrainConfig as TrainConfig

@@ -15,6 +15,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from .config import Augmentation
+
 # Mean and standard deviation of ImageNet's training pictures, RGB on a scale of 0 to 1: the values that torchvision's
 # references and all its weights use.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,6 +105,35 @@ def _centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspec
 def sample_flips(seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which pictures are mirrored left to right, with probability one half each: bool (n,)."""
     return uniform(seed, epoch, records, _FLIP_STREAM) < 0.5
+
+
+def draw_crops(
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    records: npt.ArrayLike,
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+) -> CropArray:
+    """The training crops that `augmentation` asks for: int32 (n, 4), top, left, height, width, as `sample_crops`."""
+    if augmentation.crop == "resized":
+        return sample_crops(seed, epoch, records, heights, widths, area=augmentation.area)
+    h, w = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
+    # The square to cut out of the picture as it is: the network's share of the shorter side after scaling.
+    side = np.maximum(1, np.rint(np.minimum(h, w) / EVAL_RESIZE))
+    top = np.floor(uniform(seed, epoch, records, 0) * (h - side + 1))
+    left = np.floor(uniform(seed, epoch, records, 1) * (w - side + 1))
+    return np.stack([top, left, side, side], axis=1).astype(np.int32)
+
+
+def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which training pictures `augmentation` mirrors in this epoch: bool (n,)."""
+    if augmentation.flip == "off":
+        return np.zeros(len(np.asarray(records)), dtype=np.bool_)
+    if augmentation.flip == "random":
+        return sample_flips(seed, epoch, records)
+    # As in airbench (Jordan 2024): random once, then the other side each epoch.
+    return sample_flips(seed, 0, records) ^ bool(epoch % 2)
 
 
 def eval_resize(image_size: int) -> int:

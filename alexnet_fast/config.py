@@ -64,6 +64,38 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+CROPS = ("resized", "shorter-side")
+FLIPS = ("random", "alternate", "off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How a training loader cuts and mirrors its pictures; evaluation knows none of this.
+
+    Attributes:
+        crop: 'resized' draws a box of random area and aspect (Szegedy et al. 2015); 'shorter-side' scales the shorter
+            side to 256/224 of the image size and cuts a square at a random place (Krizhevsky et al. 2012, section 4.1).
+        area: share of the picture that a 'resized' crop covers, from and to.
+        flip: 'random' mirrors each picture with probability one half; 'alternate' does so in the first epoch and then
+            mirrors it every second epoch, so that two epochs in a row show both sides; 'off' never.
+    """
+
+    crop: str = "resized"
+    area: tuple[float, float] = (0.08, 1.0)
+    flip: str = "random"
+
+    def __post_init__(self) -> None:
+        _require(self.crop in CROPS, f"crop must be one of {', '.join(CROPS)}, got {self.crop!r}")
+        _require(self.flip in FLIPS, f"flip must be one of {', '.join(FLIPS)}, got {self.flip!r}")
+        try:
+            low, high = self.area
+            fits = 0 < low <= high <= 1
+        except (TypeError, ValueError):
+            fits = False
+        _require(fits, f"area must be two shares of a picture, 0 < from <= to <= 1, got {self.area!r}")
+        object.__setattr__(self, "area", (float(low), float(high)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """What a loader reads and how it hands it over.
@@ -85,6 +117,7 @@ class LoaderConfig:
         rank, world_size: this process among those that share the data.
         start_epoch, start_step: where the first pass begins, to resume a run.
         prefetch: batches prepared ahead, per worker.
+        augmentation: how training pictures are cut and mirrored.
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
     """
 
@@ -104,6 +137,7 @@ class LoaderConfig:
     start_epoch: int = 0
     start_step: int = 0
     prefetch: int = 2
+    augmentation: Augmentation = field(default_factory=Augmentation)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
