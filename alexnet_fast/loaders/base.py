@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import UsageError
 from ..order import Int64Array, epoch_order, evaluation_order
 
 if TYPE_CHECKING:
@@ -25,6 +26,20 @@ class Batch(NamedTuple):
 
     images: torch.Tensor
     labels: torch.Tensor
+
+
+def check_options(config: LoaderConfig, backend: str, **defaults: Any) -> dict[str, Any]:
+    """``config.options`` over `defaults`.
+
+    Raises:
+        UsageError: an option is given that `defaults` does not name.
+    """
+    unknown = sorted(set(config.options) - set(defaults))
+    if unknown:
+        raise UsageError(
+            f"the {backend} backend has no option {unknown[0]!r}; it has: {', '.join(sorted(defaults)) or 'none'}"
+        )
+    return {**defaults, **config.options}
 
 
 class Loader(ABC):

@@ -1,0 +1,294 @@
+"""What every backend promises, run over all of them. A new backend adds a line to `CASES`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
+
+
+@dataclass(frozen=True)
+class Case:
+    """One backend in one setting.
+
+    Attributes:
+        backend, settings: go into LoaderConfig.
+        equal_sizes: the backend takes only pictures of one size.
+        exact: its pictures depend on (seed, epoch, record) alone, whatever the workers.
+        reads: it reads the data set (synthetic does not).
+    """
+
+    name: str
+    backend: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    equal_sizes: bool = False
+    exact: bool = True
+    reads: bool = True
+    marks: tuple[Any, ...] = ()
+
+
+CASES = [
+    Case("torchvision-inline", "torchvision", {"num_workers": 0}),
+    Case("torchvision-threads", "torchvision", {"num_workers": 2}),
+    Case("synthetic", "synthetic", exact=False, reads=False),
+]
+
+
+def _params(select: Callable[[Case], bool] = lambda case: True) -> list[Any]:
+    return [pytest.param(case, id=case.name, marks=case.marks) for case in CASES if select(case)]
+
+
+every_case = pytest.mark.parametrize("case", _params())
+reading_case = pytest.mark.parametrize("case", _params(lambda c: c.reads))
+exact_case = pytest.mark.parametrize("case", _params(lambda c: c.reads and c.exact))
+
+
+@pytest.fixture
+def open_case(packed: Path, packed_small: Path) -> Iterator[Callable[..., Loader]]:
+    """``open_case(case, split=..., ...)`` opens a loader of 32-pixel pictures, batch size 8; closed at the end."""
+    opened = []
+
+    def open_(case: Case, **settings: Any) -> Loader:
+        dataset = packed_small if case.equal_sizes else packed
+        defaults = {"dataset": dataset, "backend": case.backend, "batch_size": 8, "image_size": 32}
+        loader = open_loader(LoaderConfig(**{**defaults, **case.settings, **settings}))
+        opened.append(loader)
+        return loader
+
+    yield open_
+    for loader in opened:
+        loader.close()
+
+
+def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([b.images for b in batches]).cpu(), torch.cat([b.labels for b in batches]).cpu()
+
+
+def labels_of(loader: Loader, records: np.ndarray[Any, Any]) -> list[int]:
+    reader = ShardReader(loader.config.dataset, loader.config.split)  # type: ignore[arg-type]
+    return reader.labels[records].tolist()
+
+
+@every_case
+def test_shape_type_and_layout(case: Case, open_case: Callable[..., Loader]) -> None:
+    for dtype in ("float32", "bfloat16", "uint8"):
+        loader = open_case(case, dtype=dtype)
+        batch = next(iter(loader))
+        assert isinstance(batch, Batch)
+        assert batch.images.shape == (8, 3, 32, 32)
+        assert batch.images.dtype == getattr(torch, dtype)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels.shape == (8,) and batch.labels.dtype == torch.int64
+        assert batch.images.device == batch.labels.device
+        loader.close()
+
+
+@every_case
+def test_length_and_last_batch(case: Case, open_case: Callable[..., Loader]) -> None:
+    train, val = open_case(case), open_case(case, split="val")
+    assert len(train) == 53 // 8
+    assert [len(b.labels) for b in train] == [8] * 6
+    assert len(val) == 3
+    assert [len(b.labels) for b in val] == [8, 8, 7]
+    assert [len(b.images) for b in val] == [8, 8, 7]
+
+
+@reading_case
+def test_images_are_normalised(case: Case, open_case: Callable[..., Loader]) -> None:
+    settings = {"split": "val", "batch_size": 23}
+    images, _ = joined(list(open_case(case, dtype="float32", **settings)))
+    raw, _ = joined(list(open_case(case, dtype="uint8", **settings)))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    assert raw.float().std() > 20
+    assert (images - (raw.float() / 255 - mean) / std).abs().max() < (1e-4 if case.exact else 0.02)
+
+
+@reading_case
+def test_labels_follow_the_order_of_the_epoch(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    for epoch in range(2):
+        order = loader.order(epoch)
+        _, labels = joined(list(loader))
+        assert labels.tolist() == labels_of(loader, order[:48])
+    assert loader.order(0).tolist() != loader.order(1).tolist()
+    val = open_case(case, split="val")
+    for _ in range(2):
+        assert joined(list(val))[1].tolist() == labels_of(val, np.arange(23))
+
+
+@reading_case
+def test_unlabelled_split_gives_minus_one(case: Case, open_case: Callable[..., Loader]) -> None:
+    _, labels = joined(list(open_case(case, split="test")))
+    assert labels.tolist() == [-1] * 9
+
+
+@reading_case
+def test_pictures_go_with_their_labels(case: Case, open_case: Callable[..., Loader]) -> None:
+    """The mean colour of a picture of the fixtures tells its class, so a shuffle of one against the other shows."""
+    means: dict[int, list[np.ndarray[Any, Any]]] = {}
+    for split in ("val", "train"):
+        images, labels = joined(list(open_case(case, split=split, train=False, dtype="uint8", batch_size=5)))
+        colours = images.float().mean((2, 3)).numpy()
+        grey = np.abs(colours - colours.mean(1, keepdims=True)).max(1) < 3
+        for colour, label in zip(colours[~grey], labels[~torch.from_numpy(grey)].tolist(), strict=True):
+            means.setdefault(label, []).append(colour)
+    centres = {label: np.mean(colours, axis=0) for label, colours in means.items()}
+    wrong = sum(
+        min(centres, key=lambda other, c=colour: float(np.abs(centres[other] - c).sum())) != label
+        for label, colours in means.items()
+        for colour in colours
+    )
+    assert wrong == 0
+
+
+@reading_case
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_ranks_are_disjoint_and_cover(case: Case, split: str, open_case: Callable[..., Loader]) -> None:
+    loaders = [open_case(case, split=split, rank=r, world_size=3, batch_size=4) for r in range(3)]
+    seen: list[int] = []
+    for loader in loaders:
+        own = loader.order(0)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        _, labels = joined(batches)
+        assert labels.tolist() == labels_of(loader, own[: len(labels)])
+        seen += own.tolist()
+    assert len(seen) == len(set(seen))
+    assert len(seen) == {"train": 51, "val": 23}[split]
+
+
+@every_case
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_resuming_at_a_step_equals_slicing(case: Case, split: str, open_case: Callable[..., Loader]) -> None:
+    whole = list(open_case(case, split=split, start_epoch=1))
+    part = list(open_case(case, split=split, start_epoch=1, start_step=2))
+    assert len(part) == len(whole) - 2
+    for a, b in zip(whole[2:], part, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        if case.exact:
+            assert torch.equal(a.images, b.images)
+
+
+@every_case
+def test_state_counts_what_was_handed_out(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    assert loader.state() == {"epoch": 0, "step": 0}
+    first = iter(loader)
+    next(first), next(first)
+    assert loader.state() == {"epoch": 0, "step": 2}
+    rest = list(first)
+    assert loader.state() == {"epoch": 1, "step": 0}
+    other = open_case(case)
+    other.load_state({"epoch": 0, "step": 2})
+    again = list(other)
+    assert other.state() == {"epoch": 1, "step": 0}
+    assert [b.labels.tolist() for b in again] == [b.labels.tolist() for b in rest]
+    if case.exact:
+        assert all(torch.equal(a.images, b.images) for a, b in zip(again, rest, strict=True))
+    next(iter(other))
+    assert other.state() == {"epoch": 1, "step": 1}
+
+
+@every_case
+def test_a_pass_left_early_is_followed_by_the_next_epoch(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader, fresh = open_case(case), open_case(case, start_epoch=1)
+    for _ in loader:
+        break
+    second = list(loader)
+    assert len(second) == 6
+    for a, b in zip(second, fresh, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        if case.exact:
+            assert torch.equal(a.images, b.images)
+
+
+@every_case
+def test_an_abandoned_pass_does_not_disturb_the_next(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader, fresh = open_case(case), open_case(case, start_epoch=1)
+    abandoned = iter(loader)
+    next(abandoned)  # still referenced: nothing tells the loader that it will not be asked again
+    got = list(loader)
+    want = list(fresh)
+    assert [b.labels.tolist() for b in got] == [b.labels.tolist() for b in want]
+    if case.exact:
+        assert all(torch.equal(a.images, b.images) for a, b in zip(got, want, strict=True))
+    del abandoned
+    gc.collect()
+    assert len(list(loader)) == 6
+
+
+@every_case
+def test_batches_stay_valid_when_kept(case: Case, open_case: Callable[..., Loader]) -> None:
+    for dtype, split in (("float32", "train"), ("uint8", "train"), ("uint8", "val")):
+        loader = open_case(case, dtype=dtype, split=split, batch_size=2)
+        kept, copies = [], []
+        for batch in loader:
+            kept.append(batch)
+            copies.append((batch.images.clone(), batch.labels.clone()))
+        for batch, (images, labels) in zip(kept, copies, strict=True):
+            assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
+        loader.close()
+
+
+@every_case
+def test_two_loaders_at_once(case: Case, open_case: Callable[..., Loader]) -> None:
+    train, val = open_case(case), open_case(case, split="val")
+    alone = [b.labels.tolist() for b in open_case(case)]
+    mixed = []
+    val_steps = iter(val)
+    for batch in train:
+        mixed.append(batch.labels.tolist())
+        next(val_steps, None)
+    assert mixed == alone
+
+
+@exact_case
+def test_workers_and_batch_size_change_no_picture(case: Case, open_case: Callable[..., Loader]) -> None:
+    images, labels = joined(list(open_case(case, batch_size=4, dtype="uint8")))
+    for num_workers in (0, 1, 3):
+        other = open_case(case, num_workers=num_workers, batch_size=12, dtype="uint8")
+        for i, batch in enumerate(other):
+            part = slice(12 * i, 12 * (i + 1))
+            assert torch.equal(batch.images, images[part]) and torch.equal(batch.labels, labels[part])
+        other.close()
+
+
+@reading_case
+def test_same_seed_same_data_other_seed_other_data(case: Case, open_case: Callable[..., Loader]) -> None:
+    first, again, other = (joined(list(open_case(case, seed=seed))) for seed in (0, 0, 1))
+    assert torch.equal(first[1], again[1])
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    loader = open_case(case, train=True, split="val")
+    one, two = joined(list(loader)), joined(list(loader))
+    assert not torch.equal(one[0], two[0])
+
+
+@every_case
+def test_close_is_final_and_may_be_repeated(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    steps = iter(loader)
+    next(steps)
+    loader.close()
+    loader.close()
+    del steps
+    with open_case(case) as other:
+        assert other.description
+        next(iter(other))
+
+
+@every_case
+def test_unknown_option_and_split_are_refused(case: Case, open_case: Callable[..., Loader]) -> None:
+    with pytest.raises(UsageError, match="no_such_option"):
+        open_case(case, options={"no_such_option": 1})
+    with pytest.raises(UsageError, match="no split 'nosuch'"):
+        open_case(case, split="nosuch")
