@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..augment import finish_batch, sample_crops, sample_flips
+from ..augment import draw_crops, draw_flips, finish_batch
 from ..decode import CropPlan, plan_eval, plan_train
 from ..device import choose_device, usable_cores
 from ..errors import AlexNetFastError
@@ -67,7 +67,8 @@ class TorchvisionLoader(Loader):
         """The crops of some records in one epoch."""
         rows = self.reader.index[records]
         if self.config.train:
-            boxes = sample_crops(self.config.seed, epoch, records, rows["height"], rows["width"])
+            c = self.config
+            boxes = draw_crops(c.augmentation, c.seed, epoch, records, rows["height"], rows["width"])
             return plan_train(boxes, self.config.image_size)
         return plan_eval(rows["height"], rows["width"], self.config.image_size)
 
@@ -136,7 +137,7 @@ class TorchvisionLoader(Loader):
         c = self.config
         self.stats["batches"] += 1
         self.stats["bytes_read"] += int(self.reader.index["length"][records].sum())
-        flips = torch.from_numpy(sample_flips(c.seed, epoch, records)) if c.train else None
+        flips = torch.from_numpy(draw_flips(c.augmentation, c.seed, epoch, records)) if c.train else None
         labels = torch.from_numpy(self.reader.labels[records])
         images = self._buffers[slot][: len(records)]
         if self.device.type == "cpu":
