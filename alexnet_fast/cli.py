@@ -110,9 +110,9 @@ def pack(
 
     Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
     """
+    from .pack import describe_pack
     from .pack import pack as run
     from .progress import progress_bar
-    from .report import describe_pack
 
     with progress_bar("packing") as progress:
         info = run(

@@ -364,6 +364,16 @@ def file_sha256(path: Path) -> str:
 # Writing
 
 
+# A serialised Datum, and its row of the index: crc32, length, width, height, label, key.
+PreparedRecord = tuple[bytes, tuple[int, int, int, int, int, bytes]]
+
+
+def prepare_record(data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> PreparedRecord:
+    """What `ShardWriter.add_many` takes: the work on a record that any process can do."""
+    name = key.encode() if isinstance(key, str) else key
+    return encode_datum(data, label), (zlib.crc32(data), len(data), width, height, label, name)
+
+
 class ShardWriter:
     """Writes one shard; it appears under its final name only when `finish` has written, synced and checked it.
 
@@ -383,7 +393,6 @@ class ShardWriter:
         self._rows: list[tuple[int, int, int, int, int, bytes]] = []
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_bytes = 0
-        self._bytes = 0
         shutil.rmtree(self._aside, ignore_errors=True)
         (self._aside / "lmdb").mkdir(parents=True)
         # A value of over half a page takes whole pages of its own: 1.25 x and 16 MiB cover all but small pictures.
@@ -395,14 +404,17 @@ class ShardWriter:
 
     def add(self, data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> None:
         """Append a record. `data` is the encoded JPEG, `label` -1 for none, `key` the picture's name at its source."""
+        self.add_many([prepare_record(data, label=label, width=width, height=height, key=key)])
+
+    def add_many(self, records: Sequence[PreparedRecord]) -> None:
+        """Append records that `prepare_record` made, perhaps in other processes."""
         position = len(self._rows)
-        if position >= MAX_RECORDS_PER_SHARD:
+        if position + len(records) > MAX_RECORDS_PER_SHARD:
             raise UsageError(f"a shard holds at most {MAX_RECORDS_PER_SHARD} records: choose a smaller --shard-bytes")
-        name = key.encode() if isinstance(key, str) else key
-        self._rows.append((zlib.crc32(data), len(data), width, height, label, name))
-        self._pending.append((b"%08d" % position, encode_datum(data, label)))
-        self._pending_bytes += len(data)
-        self._bytes += len(data)
+        for number, (datum, row) in enumerate(records, position):
+            self._pending.append((b"%08d" % number, datum))
+            self._rows.append(row)
+            self._pending_bytes += row[1]
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
 
@@ -411,10 +423,9 @@ class ShardWriter:
         while self._pending:
             try:
                 with self._env.begin(write=True) as txn:
-                    cursor = txn.cursor()
-                    for record_key, value in self._pending:
-                        if not cursor.put(record_key, value, append=True):
-                            raise DamagedDataError(f"LMDB refused record {record_key.decode()} of shard {self._name}")
+                    _, added = txn.cursor().putmulti(self._pending, append=True)
+                    if added != len(self._pending):
+                        raise DamagedDataError(f"LMDB refused a record of shard {self._name}")
                 self._pending.clear()
             except lmdb.MapFullError:
                 # The transaction is undone as a whole, so after growing the map the same records are put again.
