@@ -363,8 +363,9 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        app(standalone_mode=False)
-        return 0
+        # Without standalone mode, typer.Exit(code) does not end the process but is what the app returns.
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except AlexNetFastError as error:
         _complain(str(error))
         return error.exit_code

@@ -21,7 +21,7 @@ import shutil
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -456,6 +456,8 @@ class ShardWriter:
             os.fsync(file.fileno())
         sync_folder(self._aside / "lmdb")
         info = _describe(self._name, self._aside / "lmdb" / "data.mdb", self._aside / "index.npy", index)
+        # This process may still hold an environment of that path open, of a shard since removed.
+        _environments.close([self._dataset / info.path])
         # The index goes first: where the LMDB folder has its final name, the shard is complete.
         os.replace(self._aside / "index.npy", self._dataset / info.index_path)
         os.replace(self._aside / "lmdb", self._dataset / info.path)
@@ -539,21 +541,29 @@ class _Environments:
         """``take(value)`` of an entry, called while the value is sure to stay mapped; None if there is no such key."""
         # A get is a few look-ups in mapped memory: one lock for all threads costs less than a transaction a thread.
         with self._lock:
-            if self._pid != os.getpid():
-                # Forgotten, not closed: closing in the child would unmap what the parent still uses through its fds.
-                self._open, self._pid = OrderedDict(), os.getpid()
-            path = str(folder)
-            entry = self._open.get(path)
-            if entry is None:
-                entry = self._open[path] = self._enter(folder)
-                while len(self._open) > self._most:
-                    _, (env, txn) = self._open.popitem(last=False)
-                    txn.abort()
-                    env.close()
-            else:
-                self._open.move_to_end(path)
-            value = entry[1].get(key)
+            value = self._opened(folder)[1].get(key)
             return None if value is None else take(value)
+
+    def entries(self, folder: Path) -> int:
+        """Entries that an environment says it has."""
+        with self._lock:
+            return int(self._opened(folder)[0].stat()["entries"])
+
+    def _opened(self, folder: Path) -> tuple[lmdb.Environment, lmdb.Transaction]:
+        if self._pid != os.getpid():
+            # Forgotten, not closed: closing in the child would unmap what the parent still uses through its fds.
+            self._open, self._pid = OrderedDict(), os.getpid()
+        path = str(folder)
+        entry = self._open.get(path)
+        if entry is not None:
+            self._open.move_to_end(path)
+            return entry
+        entry = self._open[path] = self._enter(folder)
+        while len(self._open) > self._most:
+            _, (env, txn) = self._open.popitem(last=False)
+            txn.abort()
+            env.close()
+        return entry
 
     @staticmethod
     def _enter(folder: Path) -> tuple[lmdb.Environment, lmdb.Transaction]:
@@ -628,17 +638,7 @@ class ShardReader:
         self.labels: npt.NDArray[np.int64] = self.index["label"].astype(np.int64)
 
     def _read_index(self) -> IndexArray:
-        parts = []
-        for shard in self.split_info.shards:
-            path = self.dataset / shard.index_path
-            part = _load_index(path)
-            if len(part) != shard.records:
-                raise DamagedDataError(f"{path} has {len(part)} rows where {MANIFEST} says {shard.records}: restore it")
-            if file_sha256(path) != shard.sha256:
-                raise DamagedDataError(
-                    f"{path} was altered after packing (its checksum differs): restore it or pack again"
-                )
-            parts.append(part)
+        parts = [read_index(self.dataset, shard) for shard in self.split_info.shards]
         if not parts:
             return np.empty(0, dtype=index_dtype(1))
         joined = np.empty(len(self), dtype=index_dtype(max(part.dtype["key"].itemsize for part in parts)))
@@ -701,3 +701,51 @@ class ShardReader:
 def _copy_datum(value: memoryview) -> tuple[bytes, int]:
     data, label = decode_datum(value)
     return bytes(data), label
+
+
+def read_index(dataset: Path, shard: ShardInfo) -> IndexArray:
+    """One shard's index: (records,) rows of `index_dtype`, checked against dataset.json.
+
+    Raises:
+        DamagedDataError: it is missing, altered, or of another length.
+    """
+    path = dataset / shard.index_path
+    index = _load_index(path)
+    if len(index) != shard.records:
+        raise DamagedDataError(f"{path} has {len(index)} rows where {MANIFEST} says {shard.records}: restore it")
+    if file_sha256(path) != shard.sha256:
+        raise DamagedDataError(f"{path} was altered after packing (its checksum differs): restore it or pack again")
+    return index
+
+
+def iterate_shard(dataset: Path, shard: ShardInfo, start: int, stop: int) -> Iterator[tuple[bytes, int] | str]:
+    """Entries `start` to `stop` of one shard as they lie in LMDB: (picture, label), or what is wrong with the record.
+
+    For checking a shard that may be damaged; run it in a process that may be lost, since LMDB trusts its pages.
+
+    Raises:
+        DamagedDataError: the shard cannot be opened.
+    """
+    folder = dataset / shard.path
+    if not (folder / "data.mdb").is_file():
+        raise DamagedDataError(f"{folder}/data.mdb is missing: restore it or pack the data set again")
+    _environments.entries(folder)
+    for position in range(start, stop):
+        try:
+            found = _environments.read(folder, b"%08d" % position, _copy_datum)
+        except DamagedDataError as error:
+            yield str(error)
+        except lmdb.Error as error:
+            yield f"LMDB cannot read it ({error})"
+        else:
+            yield "it is missing" if found is None else found
+
+
+def close_shards(dataset: Path, shards: Iterable[ShardInfo]) -> None:
+    """Close this process's environments of those shards."""
+    _environments.close([dataset / shard.path for shard in shards])
+
+
+def count_entries(dataset: Path, shard: ShardInfo) -> int:
+    """Entries that LMDB says one shard has."""
+    return _environments.entries(dataset / shard.path)

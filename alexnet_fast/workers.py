@@ -30,13 +30,13 @@ _LENGTH = struct.Struct("<Q")
 _PIPE_BYTES = 1 << 20
 _BOOT = "import sys; sys.path[:] = {path!r}; from alexnet_fast.workers import _main; _main()"
 
-_report_to: Any = None
+# Where a task's progress goes: in a worker, over the pipe to the parent's pool; elsewhere, to the pool that runs it.
+_report: Callable[[int], None] = lambda count: None  # noqa: E731
 
 
 def report_progress(count: int) -> None:
-    """Within a task that runs in a worker: tell the parent that `count` more units are done. Elsewhere: nothing."""
-    if _report_to is not None:
-        _send(_report_to, ("progress", count))
+    """Within a task of a pool: tell the pool's owner that `count` more units are done."""
+    _report(count)
 
 
 class WorkerPool:
@@ -73,10 +73,12 @@ class WorkerPool:
 
         The future of a task whose worker died holds a WorkerError, as do those of all tasks after it.
         """
+        global _report
         future: Future[Any] = Future()
         if self.parallel:
             self._tasks.put((future, (function, args)))
             return future
+        _report = self._on_progress
         try:
             future.set_result(function(*args))
         except Exception as error:
@@ -192,9 +194,10 @@ def _receive(file: Any) -> Any:
 
 def _main() -> None:
     """Serve tasks from stdin until it closes; what tasks print goes to stderr."""
-    global _report_to
+    global _report
     tasks = os.fdopen(os.dup(0), "rb")
-    answers = _report_to = os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(1), "wb")
+    _report = lambda count: _send(answers, ("progress", count))  # noqa: E731
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(tasks.fileno(),), daemon=True).start()
     while True:
