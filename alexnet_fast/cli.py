@@ -152,6 +152,8 @@ def inspect(
         bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures the grid shows.")] = 0,
+    image_size: Annotated[int, typer.Option("--image-size", help="Of --augmented, pixels.")] = 224,
+    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Of --augmented.")] = "auto",
 ) -> None:
     """Print what DATASET holds: splits, sizes, class balance, what pack changed; draw a grid of it.
 
@@ -159,7 +161,11 @@ def inspect(
     """
     from .inspection import inspect as run
 
-    typer.echo(run(dataset, split=split, grid=grid, augmented=augmented, seed=seed))
+    typer.echo(
+        run(
+            dataset, split=split, grid=grid, augmented=augmented, seed=seed, image_size=image_size, backend=backend,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from . import __version__
 from .device import cgroup_cpu_quota, usable_cores
@@ -242,8 +241,8 @@ def _try_pillow(jpeg: bytes) -> str:
     with Image.open(io.BytesIO(jpeg)) as image:
         image.load()
         assert image.size == (64, 48)
-    turbo: Any = features.check_feature("libjpeg_turbo")
-    return f"yes, {'libjpeg-turbo' if turbo else 'libjpeg'} {features.version('jpg') or ''}".rstrip()
+    library = "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg"
+    return f"yes, {library} {features.version('jpg')}"  # type: ignore[no-untyped-call]
 
 
 def _try_dali(jpeg: bytes) -> str:

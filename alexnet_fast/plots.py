@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .errors import UsageError
+
 TRAIN, VAL, EXTRA, RIGHT, WRONG, INK = "#8a97a8", "#c2410c", "#0f766e", "#15803d", "#b91c1c", "#1f2937"
 # The first of these that is installed draws what DejaVu Sans has no glyphs for, such as Chinese class names.
 _FALLBACK_FONTS = (
@@ -26,6 +28,7 @@ _FALLBACK_FONTS = (
 _ACCURACY_STEP = 0.005
 _LOSS_RISE = 0.05
 _GAP = 0.15
+_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
 @cache
@@ -47,13 +50,19 @@ def new_figure(width: float, height: float, title: str | None = None) -> Any:
 
 
 def save(figure: Any, path: Path | str) -> None:
-    """Write `figure` to `path`, whose folder is made where it is missing, in the format of its ending (PNG if none)."""
+    """Write `figure` to `path`, whose folder is made where it is missing, in the format of its ending.
+
+    Raises:
+        UsageError: no drawing is written with that ending.
+    """
     target = Path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise UsageError(f"a drawing's file name ends in one of {', '.join(_FORMATS)}: got {str(path)!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # A script without an installed font is drawn as boxes; the pictures beside it still serve.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(target, format=None if target.suffix else "png")
+        figure.savefig(target)
 
 
 def style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
