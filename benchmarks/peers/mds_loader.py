@@ -1,0 +1,60 @@
+"""MosaicML Streaming: MDS shards of encoded pictures under a DataLoader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common import Epoch, Job, defaults_of, fresh, main, pictures
+from transforms import DECODERS, NORMALISE, Finish, Transform
+
+CANDIDATES = {"workers": (2, 1, 3, 4, 0), "decoder": DECODERS, "prefetch": (2, 4)}
+FLOAT_CANDIDATES = {"normalise": NORMALISE}
+PACKAGES = ("mosaicml-streaming", "torch", "torchvision", "simplejpeg", "opencv-python-headless", "numpy")
+FORMAT = "mds"
+
+
+def open_epochs(job: Job) -> Epoch:
+    from streaming import StreamingDataLoader, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    class Pictures(StreamingDataset):
+        def __init__(self) -> None:
+            super().__init__(
+                local=str(job.data / FORMAT), shuffle=True, batch_size=job.batch_size, num_canonical_nodes=1
+            )
+            self.transform = Transform(job)
+
+        def __getitem__(self, at):
+            sample = super().__getitem__(at)
+            return self.transform(sample["image"]), sample["label"]
+
+    clean_stale_shared_memory()
+    workers = job.workers
+    loader = StreamingDataLoader(
+        Pictures(),
+        batch_size=job.batch_size,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=int(job.settings["prefetch"]) if workers else None,
+    )
+    finish = Finish(job)
+
+    def epoch(_: int):
+        for images, labels in loader:
+            yield finish(images), labels
+
+    return epoch
+
+
+def prepare(data: Path) -> None:
+    from streaming import MDSWriter
+
+    out = fresh(data / FORMAT)
+    with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
+        for path, label in pictures(data):
+            writer.write({"image": path.read_bytes(), "label": label})
+
+
+if __name__ == "__main__":
+    main(open_epochs, prepare, {**defaults_of(CANDIDATES), **defaults_of(FLOAT_CANDIDATES)}, PACKAGES)

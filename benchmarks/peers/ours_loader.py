@@ -1,0 +1,49 @@
+"""alexnet-fast's own loader, through its public interface."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from common import Epoch, Job, defaults_of, fresh, main
+
+CANDIDATES = {"workers": ("auto", 1, 2, 3, 4), "backend": ("torchvision",), "prefetch": (2, 3)}
+FLOAT_CANDIDATES: dict[str, tuple] = {}
+PACKAGES = ("torch", "torchvision", "simplejpeg", "numpy", "lmdb")
+FORMAT = "alexnet-fast"
+
+
+def open_epochs(job: Job) -> Epoch:
+    from alexnet_fast import LoaderConfig, open_loader
+
+    s = job.settings
+    loader = open_loader(
+        LoaderConfig(
+            dataset=job.data / FORMAT,
+            split="train",
+            backend=s["backend"],
+            device="cpu",
+            dtype="float32" if job.float_output else "uint8",
+            batch_size=job.batch_size,
+            image_size=job.image_size,
+            num_workers=s["workers"],
+            prefetch=int(s["prefetch"]),
+        )
+    )
+
+    def epoch(_: int):
+        yield from loader
+
+    return epoch
+
+
+def prepare(data: Path) -> None:
+    from alexnet_fast import pack
+
+    pack(data / "jpeg", fresh(data / FORMAT))
+
+
+if __name__ == "__main__":
+    main(open_epochs, prepare, {**defaults_of(CANDIDATES), **defaults_of(FLOAT_CANDIDATES)}, PACKAGES)

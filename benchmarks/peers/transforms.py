@@ -1,0 +1,91 @@
+"""JPEG bytes to a training picture, for the peers that read bytes and leave decoding to their user.
+
+Two ways are candidates for each of them: torchvision (decode_jpeg and the v2 transforms on uint8), and simplejpeg with
+OpenCV's area resize.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from common import AREA, ASPECT, MEAN, STD, Job, random_crop
+
+DECODERS = ("torchvision", "opencv")
+NORMALISE = ("batch", "worker")
+
+
+class Transform:
+    """Bytes to one picture: CHW from torchvision, HWC from OpenCV; normalised float32 where workers normalise."""
+
+    def __init__(self, job: Job) -> None:
+        self.size = job.image_size
+        self.in_worker = job.float_output and job.settings.get("normalise") == "worker"
+        self.opencv = job.settings.get("decoder") == "opencv"
+        self._call: Any = None
+
+    def __call__(self, jpeg: Any) -> Any:
+        if self._call is None:  # made in the worker, so that nothing of it is pickled
+            self._call = self._opencv() if self.opencv else self._torchvision()
+        return self._call(jpeg)
+
+    def _torchvision(self) -> Any:
+        import numpy as np
+        import torch
+        from torchvision.io import ImageReadMode, decode_jpeg
+        from torchvision.transforms import v2
+
+        torch.set_num_threads(1)
+        steps = [v2.RandomResizedCrop(self.size, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()]
+        if self.in_worker:
+            steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        transform = v2.Compose(steps)
+
+        def call(jpeg: Any) -> Any:
+            data = jpeg if isinstance(jpeg, torch.Tensor) else torch.from_numpy(np.frombuffer(jpeg, np.uint8))
+            return transform(decode_jpeg(data, mode=ImageReadMode.RGB))
+
+        return call
+
+    def _opencv(self) -> Any:
+        import cv2
+        import numpy as np
+        import simplejpeg
+        import torch
+
+        cv2.setNumThreads(0)
+        scale = (1 / (np.array(STD, np.float32) * 255)).astype(np.float32)
+        shift = (-np.array(MEAN, np.float32) / np.array(STD, np.float32)).astype(np.float32)
+
+        def call(jpeg: Any) -> Any:
+            picture = simplejpeg.decode_jpeg(bytes(jpeg), "RGB")
+            top, left, h, w = random_crop(*picture.shape[:2])
+            out = cv2.resize(
+                picture[top : top + h, left : left + w], (self.size, self.size), interpolation=cv2.INTER_AREA
+            )
+            if random.random() < 0.5:
+                out = cv2.flip(out, 1)
+            if self.in_worker:
+                out = out.astype(np.float32) * scale + shift
+            return torch.from_numpy(out)
+
+        return call
+
+
+class Finish:
+    """A collated batch to what is handed over: channels second, normalised here unless the workers did it."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        self.size = job.image_size
+        self.here = job.float_output and job.settings.get("normalise") != "worker"
+        self.scale = (1 / (torch.tensor(STD) * 255)).view(1, 3, 1, 1)
+        self.shift = (-torch.tensor(MEAN) / torch.tensor(STD)).view(1, 3, 1, 1)
+
+    def __call__(self, images: Any) -> Any:
+        if images.shape[-1] == 3:
+            images = images.permute(0, 3, 1, 2)
+        if self.here:
+            images = images.float().mul_(self.scale).add_(self.shift)
+        return images
