@@ -5,10 +5,10 @@
     python benchmarks/loaders.py tune    --envs ENVS --work WORK --out RESULT.json --case full-224-uint8
     python benchmarks/loaders.py run     --envs ENVS --work WORK --out RESULT.json --case full-224-uint8 375-224-uint8
 
-Each peer has an interpreter of its own, ENVS/NAME/bin/python, which runs its adapter in benchmarks/peers. `prepare` writes
-each peer's own format from the same files, byte for byte. `run` goes round the peers, one process after another, A B C
-A B C, and adds each run to the result file at once; it may be stopped, or given a --seconds-budget, and goes on where it
-was. What each column means is written in docs/benchmarks.md, which benchmarks/tables.py makes from the result.
+Each peer has an interpreter of its own, ENVS/NAME/bin/python, which runs its adapter in benchmarks/peers. `prepare`
+writes each peer's own format from the same files, byte for byte. `run` goes round the peers, one process after another,
+A B C A B C, and adds each run to the result file at once; it may be stopped, or given a --seconds-budget, and goes on
+where it was. What each column means is written in docs/benchmarks.md, which benchmarks/tables.py makes from the result.
 """
 
 from __future__ import annotations

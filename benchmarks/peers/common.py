@@ -64,7 +64,7 @@ def fresh(folder: Path) -> Path:
 
 
 def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height, width drawn as torchvision's RandomResizedCrop does, for peers that only offer a plain crop."""
+    """Top, left, height, width drawn as RandomResizedCrop does, for peers that only offer a plain crop."""
     import math
 
     for _ in range(10):
