@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast.loaders import dali
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class Case:
     marks: tuple[Any, ...] = ()
 
 
+needs_dali = pytest.mark.skipif(dali.why_not("cpu") is not None, reason="DALI cannot run here")
+
 CASES = [
     Case("torchvision-inline", "torchvision", {"num_workers": 0}),
     Case("torchvision-threads", "torchvision", {"num_workers": 2}),
+    Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
     Case("synthetic", "synthetic", exact=False, reads=False),
 ]
 
