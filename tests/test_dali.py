@@ -103,7 +103,7 @@ def test_training_pixels_are_those_of_the_same_crop_in_torchvision(
 
 
 def test_both_backends_cut_and_mirror_alike(packed_big: Path, open_dali: Callable[..., Loader]) -> None:
-    for augmentation in (Augmentation(),):
+    for augmentation in (Augmentation(), Augmentation(crop="shorter-side", flip="alternate")):
         settings: dict[str, Any] = {"image_size": 64, "augmentation": augmentation, "seed": 3}
         ours = open_dali(packed_big, **settings)
         theirs = open_loader(
