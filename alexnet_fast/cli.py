@@ -252,11 +252,12 @@ def bench_loader(
         bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
     ] = True,
     model: Annotated[
-        str, typer.Option("--model", metavar="|".join(MODELS), help="Whose demand to measure.")
+        str, typer.Option("--model", metavar="|".join((*MODELS, "none")), help="Whose demand to measure.")
     ] = "alexnet",
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
     ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds after which a silent cell is hung.")] = 120.0,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write .json, .md and .png here.")] = None,
 ) -> None:
@@ -275,7 +276,7 @@ def bench_loader(
             pin_memory=None if pins is None else tuple(on_off_auto("--pin-memory", pin) is True for pin in pins),
             batch_sizes=parse_whole_numbers("--batch-size", batch_size) or (128,), image_size=image_size,
             seconds=seconds, device=device, out=out, model=model, baseline=baseline, prefetch=prefetch,
-            persistent_workers=persistent_workers,
+            persistent_workers=persistent_workers, timeout=timeout,
         )
     )  # fmt: skip
     typer.echo(report.closing_lines())

@@ -261,9 +261,11 @@ class BenchConfig:
         seconds: measuring time a cell, over all its repeats.
         device: as in `LoaderConfig`.
         out: folder for bench-loader.json, .md and .png; None: nothing is written.
-        model: whose demand is measured.
+        model: whose demand is measured; 'none' for no network's.
         baseline: an ordinary folder of class folders to sweep with ImageFolder and DataLoader as well.
         prefetch, seed: as in `LoaderConfig`.
+        persistent_workers: workers live from one epoch to the next, else each epoch starts them anew.
+        timeout: seconds without a sign of life after which a cell counts as hung.
     """
 
     dataset: Path | str
@@ -281,6 +283,7 @@ class BenchConfig:
     prefetch: int = 2
     persistent_workers: bool = True
     seed: int = 0
+    timeout: float = 120.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", Path(self.dataset))
@@ -294,4 +297,14 @@ class BenchConfig:
             _require(_is_int(workers) and workers >= 0, f"num_workers must be whole numbers from 0 up, got {workers!r}")
         for size in self.batch_sizes:
             _require(_is_int(size) and size >= 1, f"batch_size must be whole numbers from 1 up, got {size!r}")
-        _require(self.seconds > 0, f"seconds must be positive, got {self.seconds!r}")
+        _require(self.model in (*MODELS, "none"), f"model must be {', '.join(MODELS)} or none, got {self.model!r}")
+        _require(bool(self.batch_sizes), "batch_sizes must name at least one size")
+        _require(
+            _is_int(self.image_size) and self.image_size >= 8, f"image_size must be 8 or more, got {self.image_size!r}"
+        )
+        _require(_is_int(self.prefetch) and self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch!r}")
+        for name in ("seconds", "timeout"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, (int, float)) and 0 < value < float("inf"), f"{name} must be positive, got {value!r}"
+            )

@@ -1,0 +1,347 @@
+"""What a sweep has to know before it begins: the machine, the data set, and what each stage of reading costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..augment import finish_batch, sample_crops, sample_flips
+from ..decode import PictureDecoder, plan_train
+from ..device import cgroup_cpu_quota, choose_device, usable_cores
+from ..errors import UsageError
+from ..order import epoch_order
+from ..shards import ShardReader
+from .cell import synchronise
+
+if TYPE_CHECKING:
+    import torch
+
+_SAMPLE = 128  # records that each stage is measured on, at most
+_STAGE_SECONDS = 1.0  # and for how long
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "simplejpeg", "lmdb", "numpy")
+
+
+def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
+    """Emit ``ready``, ``environment`` and ``stages``.
+
+    Args:
+        task: dataset, split, image_size, batch_size, dtype, device, seed, warm_seconds.
+    """
+    device = choose_device(task["device"])
+    emit("ready")
+    reader = ShardReader(task["dataset"], task["split"])
+    if not len(reader):
+        raise UsageError(f"split {task['split']!r} of {task['dataset']} holds no pictures: pack some first")
+    emit("environment", **_environment(task, reader, device))
+    stages = _Stages(task, reader, device)
+    results: dict[str, Any] = {}
+    for measure in (stages.read_cold, stages.work, stages.threads, stages.hand_over, stages.device_side):
+        results |= measure()
+    emit("stages", **results)
+    # All settings read the same records first, so the page cache must hold these for the first of them too.
+    stages.warm(task["warm_seconds"])
+
+
+def _environment(task: dict[str, Any], reader: ShardReader, device: torch.device) -> dict[str, Any]:
+    total, available = memory_bytes()
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    backend, workers = _automatic(task, device)
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "machine": cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "affinity": affinity,
+        "cpu_quota": cgroup_cpu_quota(),
+        "usable_cores": usable_cores(),
+        "memory_bytes": total,
+        "memory_available_bytes": available,
+        "dataset": Path(task["dataset"]).resolve().name,
+        "split": task["split"],
+        "records": len(reader),
+        "bytes": reader.split_info.bytes,
+        "classes": reader.info.num_classes,
+        "median_width": int(np.median(reader.index["width"])),
+        "median_height": int(np.median(reader.index["height"])),
+        "backends": runnable_backends(task, reader, device),
+        "auto_backend": backend,
+        "auto_workers": workers,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """The device that computes, in words."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """(all, available without swapping) of the machine's memory; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None, None
+    values = {line.partition(":")[0]: line.partition(":")[2].split()[0] for line in lines if ":" in line}
+    return tuple(int(values[k]) * 1024 if k in values else None for k in ("MemTotal", "MemAvailable"))  # type: ignore
+
+
+def _sample_loader(task: dict[str, Any], backend: str) -> Any:
+    from ..config import LoaderConfig
+    from ..loaders import open_loader
+
+    return open_loader(
+        LoaderConfig(
+            dataset=task["dataset"], split=task["split"], train=True, backend=backend, device=task["device"],
+            batch_size=task["batch_size"], image_size=task["image_size"], dtype=task["dtype"], seed=task["seed"],
+        )
+    )  # fmt: skip
+
+
+def _automatic(task: dict[str, Any], device: torch.device) -> tuple[str, int]:
+    """Backend and number of workers that 'auto' takes here: what a run without --loader-settings reads with."""
+    with _sample_loader(task, "auto") as loader:
+        name = type(loader).__name__.removesuffix("Loader").lower()
+        workers = getattr(loader, "num_workers", None)
+    return name, usable_cores() if workers is None else int(workers)
+
+
+def runnable_backends(task: dict[str, Any], reader: ShardReader, device: torch.device) -> list[str]:
+    """Backends that can read this split here, the most usual first; the ceiling, synthetic, is not one."""
+    found = []
+    for name in ("torchvision", "dali", "resident"):
+        with contextlib.suppress(UsageError, ImportError), _sample_loader(task, name):
+            found.append(name)
+    return found
+
+
+class _Stages:
+    """Times the stages one after another in one thread, on pictures as the first epoch draws them."""
+
+    def __init__(self, task: dict[str, Any], reader: ShardReader, device: torch.device) -> None:
+        self._task, self._reader, self._device = task, reader, device
+        self._order = epoch_order(len(reader), seed=task["seed"], epoch=0)
+        self._sample = self._order[:_SAMPLE]
+        self._rows = reader.index[self._sample]
+        self._size = int(task["image_size"])
+        boxes = sample_crops(task["seed"], 0, self._sample, self._rows["height"], self._rows["width"])
+        self._plan = plan_train(boxes, self._size)
+        self._jpegs: list[bytes] = []
+
+    def read_cold(self) -> dict[str, float | None]:
+        """Records of one shard, just after that shard was dropped from the page cache.
+
+        One shard alone is dropped: the cache may be another program's too.
+        """
+        starts = np.cumsum([0] + [shard.records for shard in self._reader.split_info.shards])
+        shard = int(np.argmax(np.diff(starts)))
+        data = self._reader.dataset / self._reader.split_info.shards[shard].path / "data.mdb"
+        records = self._order[(self._order >= starts[shard]) & (self._order < starts[shard + 1])][:_SAMPLE]
+        self._reader.close()  # a mapped page is not dropped
+        if not drop_from_page_cache(data):
+            return {"read_cold": None}
+        begin, count = time.perf_counter(), 0
+        for record in records:
+            self._reader.read(int(record))
+            count += 1
+            if time.perf_counter() - begin > 2 * _STAGE_SECONDS:
+                break
+        return {"read_cold": (time.perf_counter() - begin) / count * 1000}
+
+    def work(self) -> dict[str, float]:
+        """Read (from the cache), decode, crop and resize, collate."""
+        self._jpegs = self._reader.read_many(self._sample)
+        decoder = PictureDecoder()
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            out = self._empty_batch(len(self._sample))
+            self._fill_one(decoder, 0, out)  # buffers and code paths are there from here on
+            spent = {"read": 0.0, "decode": 0.0, "augment": 0.0}
+            count = 0
+            while sum(spent.values()) < _STAGE_SECONDS or count < len(self._sample):
+                i = count % len(self._sample)
+                t0 = time.perf_counter()
+                jpeg = self._reader.read(int(self._sample[i]))
+                t1 = time.perf_counter()
+                picture = decoder.decode(jpeg, int(self._rows["height"][i]), int(self._rows["width"][i]))
+                t2 = time.perf_counter()
+                crop = decoder.crop(picture, self._plan.boxes[i].tolist())
+                decoder.resize(crop, self._plan.scaled[i].tolist(), self._plan.offsets[i].tolist(), out[i : i + 1])
+                t3 = time.perf_counter()
+                spent["read"] += t1 - t0
+                spent["decode"] += t2 - t1
+                spent["augment"] += t3 - t2
+                count += 1
+                if sum(spent.values()) > 4 * _STAGE_SECONDS:
+                    break
+        finally:
+            torch.set_num_threads(threads)
+        return {name: seconds / count * 1000 for name, seconds in spent.items()} | {"collate": self._collate()}
+
+    def _collate(self) -> float:
+        """Workers write into the batch itself; what is left is the copy that frees their buffer."""
+        batch = self._empty_batch(int(self._task["batch_size"]))
+        return _milliseconds(lambda: batch.clone(), batch.shape[0])
+
+    def _empty_batch(self, count: int) -> torch.Tensor:
+        import torch
+
+        return torch.zeros((count, self._size, self._size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def _fill_one(self, decoder: PictureDecoder, i: int, out: torch.Tensor) -> None:
+        decoder(
+            self._jpegs[i], int(self._rows["height"][i]), int(self._rows["width"][i]), self._plan, i, out[i : i + 1]
+        )
+
+    def threads(self) -> dict[str, float | int | None]:
+        """How far threads of one process get in each other's way."""
+        count = min(usable_cores(), 8)
+        if count < 2:
+            return {"threads": None, "thread_scaling": None}
+        alone = self._rate_of_threads(1)
+        return {"threads": count, "thread_scaling": self._rate_of_threads(count) / alone}
+
+    def _rate_of_threads(self, count: int) -> float:
+        import torch
+
+        done, stop = [0] * count, threading.Event()
+
+        def work(number: int) -> None:
+            torch.set_num_threads(1)
+            decoder, out, i = PictureDecoder(), self._empty_batch(len(self._sample)), number
+            while not stop.is_set():
+                self._fill_one(decoder, i % len(self._jpegs), out)
+                done[number] += 1
+                i += count
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        before, begin = sum(done), time.perf_counter()
+        time.sleep(_STAGE_SECONDS / 2)
+        rate = (sum(done) - before) / (time.perf_counter() - begin)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        return rate
+
+    def hand_over(self) -> dict[str, float | None]:
+        """A uint8 batch from another process to this one, through shared memory, as a DataLoader's worker hands it."""
+        import torch.multiprocessing as mp
+
+        # A process that uses a GPU must not fork; where it may, that is what a DataLoader does.
+        fork = "fork" in mp.get_all_start_methods() and self._device.type == "cpu"
+        context: Any = mp.get_context("fork" if fork else "spawn")
+        asked, handed = context.SimpleQueue(), context.Queue()
+        batch = int(self._task["batch_size"])
+        worker = context.Process(target=_hand_batches, args=(asked, handed, batch, self._size), daemon=True)
+        worker.start()
+        try:
+            times = []
+            for _ in range(12):
+                asked.put(True)
+                begin = time.perf_counter()
+                images = handed.get(timeout=60)
+                times.append(time.perf_counter() - begin)
+                del images
+        finally:
+            asked.put(False)
+            worker.join(10)
+        return {"hand_over": float(np.median(times[2:])) / batch * 1000}
+
+    def device_side(self) -> dict[str, float]:
+        """Host to device, then flip and normalise there."""
+        import torch
+
+        batch = int(self._task["batch_size"])
+        host = self._empty_batch(batch)
+        copy = 0.0
+        if self._device.type != "cpu":
+            if self._device.type == "cuda":
+                host = host.pin_memory()
+            copy = _milliseconds(lambda: self._synced(lambda: host.to(self._device)), batch)
+        images = host.to(self._device)
+        flips = torch.from_numpy(sample_flips(0, 0, np.arange(batch))).to(self._device)
+        dtype = getattr(torch, self._task["dtype"])
+        finish = _milliseconds(lambda: self._synced(lambda: finish_batch(images, flips, dtype)), batch)
+        return {"copy": copy, "device_augment": finish}
+
+    def _synced(self, work: Callable[[], object]) -> None:
+        work()
+        synchronise(self._device.type)
+
+    def warm(self, seconds: float) -> None:
+        """Bring the records that the sweep will read first into the page cache, for so long at most."""
+        begin = time.perf_counter()
+        for record in self._order:
+            self._reader.read(int(record))
+            if time.perf_counter() - begin > seconds:
+                return
+
+
+def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    made = torch.zeros((batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    while asked.get():
+        handed.put(made.clone())
+
+
+def _milliseconds(work: Callable[[], object], pictures: int) -> float:
+    """Median time of `work` on a batch, per picture."""
+    work()
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - begin < _STAGE_SECONDS / 4:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)) / pictures * 1000
+
+
+def drop_from_page_cache(path: Path) -> bool:
+    """Drop a file's clean pages from the page cache; False where the system cannot."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fdatasync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

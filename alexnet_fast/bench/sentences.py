@@ -1,0 +1,383 @@
+"""The verdict in sentences, each with the figures of this sweep that it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from .results import BASELINE, Measured, Row
+from .verdict import (
+    BUSY,
+    EPOCHS,
+    SCALING,
+    break_even,
+    default_row,
+    loader_rows,
+    series_of,
+    tolerance,
+    training_rate,
+    training_seconds,
+    trend_of,
+    work_ms,
+)  # fmt: skip
+
+
+def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
+    """The verdict in sentences, each with the figures that it rests on."""
+    if best is None:
+        reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok)
+        return (f"No setting could be measured: {'; '.join(reasons) or 'there were none to measure'}.",)
+    series = series_of(measured, best)
+    said: list[str | None] = [
+        _say_best(measured, best),
+        _say_quicker(measured, best),
+        _say_demand(measured, best),
+        _say_workers(series),
+        *_say_why(measured, series),
+        _say_start(measured, series),
+        _say_cold(measured),
+        _say_baseline(measured, best),
+        _say_baseline_workers(measured),
+    ]
+    return tuple(sentence for sentence in said if sentence)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+def _n(value: float) -> str:
+    """A number of pictures, or of pictures/s, with three or more digits shown."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
+def _workers(count: int) -> str:
+    return {0: "no workers", 1: "1 worker"}.get(count, f"{count} workers")
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f}%"
+
+
+def _times(ratio: float) -> str:
+    if 0.95 <= ratio < 1.1:
+        return f"{ratio:.2f} times"
+    return f"{ratio:.2g} times" if ratio < 9.95 else f"{ratio:.0f} times"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}" if value >= 0.001 else "under 0.001"
+
+
+def _s(value: float) -> str:
+    return f"{value:.1f} s" if value >= 0.95 else f"{value:.2g} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sentences. Each returns None where its measurement is missing or says nothing.
+
+
+def _say_best(measured: Measured, best: Row) -> str:
+    spread = "" if best.spread is None else f" (repeats {_percent(best.spread)} apart)"
+    sentence = f"Best setting: {best.setting}: {_n(best.rate)} pictures/s{spread}"
+    zero = next((row for row in series_of(measured, best) if row.workers == 0), None)
+    if zero is not None and zero is not best:
+        sentence += f", {_times(best.rate / zero.rate)} the {_n(zero.rate)} of num_workers=0"
+    default = default_row(measured, best)
+    if default is best:
+        sentence += "; it is also what the default, auto, takes here"
+    elif default is not None and abs(best.rate / default.rate - 1) <= tolerance(best, default):
+        sentence += (
+            f"; the default, auto, takes {default.setting.backend} with {_workers(default.workers)} here, "
+            f"which reads as fast ({_n(default.rate)})"
+        )
+    elif default is not None:
+        more = "more" if best.rate > default.rate else "less"
+        sentence += (
+            f"; that is {_percent(abs(best.rate / default.rate - 1))} {more} than the default, auto, "
+            f"which takes {default.setting.backend} with {_workers(default.workers)} ({_n(default.rate)})"
+        )
+    return sentence + "."
+
+
+def _say_quicker(measured: Measured, best: Row) -> str | None:
+    """Why the highest figure of the table is not the one recommended."""
+    top = max(loader_rows(measured), key=lambda row: row.rate)
+    if top.rate <= best.rate * 1.005:
+        return None
+    lead = f"{top.setting} reached {_n(top.rate)}"
+    if top.rate <= best.rate * (1 + tolerance(top, best)):
+        return f"{lead}, which lies within the spread, so the simpler setting is recommended."
+    gained = training_seconds(best, measured) / training_seconds(top, measured) - 1
+    if training_rate(top, measured) <= training_rate(best, measured) * (1 + tolerance(top, best)):
+        return f"{lead}, but training would gain nothing from it, so the simpler setting is recommended."
+    if gained > 0:
+        return f"{lead}; over {EPOCHS} epochs that would gain {_percent(gained)}, no more than the spread."
+    return f"{lead}, but takes {_s(top.start)} to its first batch, which {EPOCHS} epochs do not win back."
+
+
+def _say_demand(measured: Measured, best: Row) -> str | None:
+    demand, e = measured.demand, measured.environment
+    if demand is None:
+        return None
+    if demand.images_per_s is None:
+        return f"What the network takes could not be measured: {demand.error}."
+    need = demand.images_per_s
+    lead = (
+        f"{demand.model} by itself trains on {_n(need)} pictures/s on this device "
+        f"({e.device_name}, {demand.precision}, batch {demand.batch_size})"
+    )
+    if e.device == "cpu":
+        rate = training_rate(best, measured)
+        if best.rate < need:
+            return (
+                f"{lead}; reading is slower, and both share the cores: expect about {_n(rate)} pictures/s of training."
+            )
+        return (
+            f"{lead}, so the device is slower than the loader; both share the cores: expect about {_n(rate)} "
+            f"pictures/s of training, {_percent(1 - rate / need)} less than without reading."
+        )
+    enough = [row for row in loader_rows(measured) if row.rate >= need]
+    if best.rate >= need:
+        fewest = min(enough, key=lambda row: row.workers)
+        others = f"; {len(enough)} of the {len(loader_rows(measured))} settings do" if len(enough) > 1 else ""
+        few = f", from {_workers(fewest.workers)} up" if fewest is not best and fewest.workers < best.workers else ""
+        return (
+            f"{lead}, so the device is slower than the loader: the best setting feeds it with "
+            f"{_percent(best.rate / need - 1)} to spare{others}{few}."
+        )
+    top = max(loader_rows(measured), key=lambda row: row.rate)
+    return (
+        f"{lead}: no setting feeds it; the fastest stays {_percent(1 - top.rate / need)} below, "
+        "so the device will wait for data that share of the time."
+    )
+
+
+def _say_workers(series: Sequence[Row]) -> str | None:
+    trend = trend_of(series)
+    if trend is None:
+        return None
+    least, top, most = trend.least, trend.top, trend.most
+    if not trend.helped:
+        change = most.rate / least.rate - 1
+        if trend.slower:
+            return (
+                f"More workers do not help: {_workers(most.workers)} read {_percent(-change)} slower than "
+                f"{_workers(least.workers)} ({_n(most.rate)} against {_n(least.rate)} pictures/s)."
+            )
+        return (
+            f"More workers do not help: {', '.join(f'{row.workers}: {_n(row.rate)}' for row in series)} pictures/s "
+            "by number of workers."
+        )
+    sentence = (
+        f"More workers help up to {top.workers}: {_workers(top.workers)} read {_times(top.rate / least.rate)} as fast "
+        f"as {_workers(least.workers)}"
+    )
+    if most is not top:
+        change = most.rate / top.rate - 1
+        beyond = "as fast" if abs(change) <= tolerance(most, top) else f"{_percent(abs(change))} "
+        if beyond != "as fast":
+            beyond += "faster" if change > 0 else "slower"
+        sentence += f"; {_workers(most.workers)} are {beyond}"
+    return sentence + "."
+
+
+def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
+    """What ends the gain: cores, the main process, or the GIL; and what the cores are busy with."""
+    if not series:
+        return
+    trend = trend_of(series)
+    last = trend.top if trend is not None else series[-1]
+    capacity = measured.environment.capacity
+    # Where the gain ends the last cores may still be free now and then; with the most workers they are not.
+    for row in (last, max(series, key=lambda row: row.cores_wanted or 0.0)):
+        if (row.cores_wanted or 0.0) >= BUSY * capacity:
+            yield _say_cores(measured, row)
+            yield _say_decode(measured, row)
+            return
+    if last.cores_wanted is None:
+        yield _say_decode(measured, last)
+        return
+    yield _say_main_process(measured, last) or _say_gil(measured, last) or _say_idle(measured, last)
+
+
+def _say_cores(measured: Measured, row: Row) -> str:
+    e = measured.environment
+    busy, wanted = row.cores_busy or 0.0, row.cores_wanted or 0.0
+    limits = []
+    if e.affinity < e.cores:
+        limits.append(f"its affinity allows this process {e.affinity} of the machine's {e.cores}")
+    if e.cpu_quota is not None and e.cpu_quota < e.affinity:
+        limits.append(f"its cgroup grants it {e.cpu_quota:g} cores' worth of time")
+    if busy < BUSY * e.capacity:
+        limits.append(f"it would use {wanted:.1f}, but other programs take their part of the machine")
+    return (
+        f"Too few cores for more: {_workers(row.workers)} keep {busy:.1f} of the {e.usable_cores} usable "
+        + ("core" if e.usable_cores == 1 else "cores")
+        + " busy"
+        + (f" ({', and '.join(limits)})" if limits else "")
+        + "; a further worker only takes its share from the others."
+    )
+
+
+def _say_decode(measured: Measured, row: Row) -> str | None:
+    if row.backend != "torchvision":
+        return None  # the stages are those of this backend's workers
+    s, e = measured.stages, measured.environment
+    work = work_ms(s)
+    if work is None or s.decode is None or s.augment is None or s.read is None:
+        return None
+    parts = {"decoding": s.decode, "crop and resize": s.augment, "reading": s.read}
+    largest = max(parts, key=lambda name: parts[name])
+    listed = ", ".join(f"{name} {_ms(ms)} ms ({_percent(ms / work)})" for name, ms in parts.items())
+    verdict = {"decoding": "decode-bound", "crop and resize": "bound by crop and resize", "reading": "read-bound"}
+    advice = ""
+    if largest == "decoding" and min(e.median_width, e.median_height) > 2 * e.settings.get("image_size", 224):
+        advice = " Packing with --resize-shorter makes the pictures, and with them the decoding, smaller."
+    return (
+        f"It is {verdict[largest]}: a picture ({e.median_width}x{e.median_height} pixels in the median) takes "
+        f"{_ms(work)} ms of one core: {listed}.{advice}"
+    )
+
+
+def _main_ms(measured: Measured, row: Row) -> float:
+    """Milliseconds a picture that the main process alone must spend."""
+    s = measured.stages
+    handed = (s.hand_over,) if row.backend == BASELINE else ()
+    return math.fsum(ms or 0.0 for ms in (*handed, s.collate, s.copy, s.device_augment))
+
+
+def _say_main_process(measured: Measured, row: Row) -> str | None:
+    if row.backend not in ("torchvision", BASELINE):
+        return None  # their batches are finished elsewhere
+    ms = _main_ms(measured, row)
+    if row.workers == 0 or ms <= 0 or 1000 / row.rate > ms / 0.7:
+        return None
+    return (
+        f"It is hand-over-bound: the process that trains spends {_ms(ms)} ms a picture on taking over finished batches "
+        f"(copying and normalising them), which alone allows {_n(1000 / ms)} pictures/s with any number of workers."
+    )
+
+
+def _say_gil(measured: Measured, row: Row) -> str | None:
+    s = measured.stages
+    if row.backend != "torchvision" or not s.threads or s.thread_scaling is None:
+        return None
+    if s.thread_scaling >= SCALING * s.threads:
+        return None
+    return (
+        f"The GIL is in the way: {s.threads} threads of one process decode and resize {_times(s.thread_scaling)} the "
+        f"pictures of one, not {s.threads} times; the pictures are so small that Python's own share of the work, which "
+        "one thread at a time can do, is large."
+    )
+
+
+def _say_idle(measured: Measured, row: Row) -> str:
+    e = measured.environment
+    where = "on the device, which does the decoding" if row.backend == "dali" and e.device == "cuda" else "elsewhere"
+    return (
+        f"The cores are not the limit: {_workers(row.workers)} keep {row.cores_busy or 0:.1f} of {e.usable_cores} "
+        f"busy, and the stages measured on the host do not account for the rest; it is spent {where}."
+    )
+
+
+def _say_start(measured: Measured, series: Sequence[Row]) -> str | None:
+    trend = trend_of(series)
+    if trend is None or trend.least.first_batch_s is None or trend.most.first_batch_s is None:
+        return None
+    least = trend.least
+    rows = [row for row in series[1:] if row.rate > least.rate * (1 + tolerance(least, row))]
+    many = max(rows, key=lambda row: row.rate) if rows else trend.most
+    return _start_sentence(least, many, measured.environment.records, "this split")
+
+
+def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
+    lead = (
+        f"Start-up: the first batch comes after {_s(few.start)} with {_workers(few.workers)} and after "
+        f"{_s(many.start)} with {_workers(many.workers)}"
+    )
+    if few.first_epoch_s is not None and many.first_epoch_s is not None:
+        measured = (
+            f"; measured, the first epoch of its {_n(records)} pictures takes {_s(few.first_epoch_s)} and "
+            f"{_s(many.first_epoch_s)}"
+        )
+    else:
+        measured = ""
+    pictures = break_even(few, many)
+    if pictures is None:
+        if many.start <= few.start or not measured:
+            return None
+        return f"{lead}{measured}; {_workers(many.workers)} never win that back."
+    if pictures > records:
+        return (
+            f"{lead}: {_workers(many.workers)} pay from {_n(pictures)} pictures an epoch on, and {what} has "
+            f"{_n(records)}, so start-up outweighs them{measured}."
+        )
+    if many.start - few.start < 0.05 and pictures < records / 10:
+        return None
+    return f"{lead}: {_workers(many.workers)} pay from {_n(pictures)} pictures on; {what} has {_n(records)}{measured}."
+
+
+def _say_cold(measured: Measured) -> str | None:
+    s, e = measured.stages, measured.environment
+    work = work_ms(s)
+    if s.read_cold is None or s.read is None or work is None:
+        return None
+    lead = f"a record takes {_ms(s.read_cold)} ms from the disk and {_ms(s.read)} ms from the page cache"
+    if s.read_cold <= 0.5 * work:
+        return f"Reading is not the limit, cold or warm: {lead}, against {_ms(work)} ms of work on a picture."
+    lead = (
+        f"{lead}, against {_ms(work - s.read)} ms of other work on a picture, so each reader gets "
+        f"{_n(1000 / s.read_cold)} pictures/s at most"
+    )
+    size = f"the split ({_size(e.bytes)})"
+    if e.memory_available_bytes is None:
+        return f"Read-bound from a cold disk: {lead} until {size} is in memory."
+    if e.bytes < 0.8 * e.memory_available_bytes:
+        return (
+            f"The first epoch is read-bound: {lead}; later epochs are not, because {size} fits into the "
+            f"{_size(e.memory_available_bytes)} of memory that are free for the page cache."
+        )
+    return (
+        f"Every epoch is read-bound, and the table, measured from the page cache, promises too much: {lead}, and "
+        f"{size} does not fit into the {_size(e.memory_available_bytes)} of memory that are free for the page cache."
+    )
+
+
+def _baseline_rows(measured: Measured) -> list[Row]:
+    return sorted((row for row in measured.rows if row.ok and row.backend == BASELINE), key=lambda row: row.workers)
+
+
+def _say_baseline(measured: Measured, best: Row) -> str | None:
+    rows = _baseline_rows(measured)
+    if not rows:
+        return None
+    top = max(rows, key=lambda row: row.rate)
+    ratio = best.rate / top.rate
+    verdict = f"packed, the best setting reads {_times(ratio)} as fast" if ratio >= 1 else "packing gains nothing here"
+    return (
+        f"ImageFolder with a plain DataLoader reads the folder at {_n(top.rate)} pictures/s at best "
+        f"({_workers(top.workers)}, batch {top.batch_size}); {verdict}."
+    )
+
+
+def _say_baseline_workers(measured: Measured) -> str | None:
+    rows = _baseline_rows(measured)
+    same = [
+        row for row in rows if rows and (row.batch_size, row.pin_memory) == (rows[0].batch_size, rows[0].pin_memory)
+    ]
+    if len(same) < 2:
+        return None
+    records = measured.environment.settings.get("baseline_pictures") or measured.environment.records
+    most = same[-1]
+    listed = ", ".join(f"{row.workers}: {_n(row.rate)}" for row in same)
+    start = _start_sentence(same[0], most, records, "the folder")
+    return f"ImageFolder by number of worker processes: {listed} pictures/s." + (f" {start}" if start else "")

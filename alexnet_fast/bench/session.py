@@ -1,0 +1,279 @@
+"""A sweep from beginning to end: probe, demand, cells, verdict, files."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..config import BenchConfig
+from ..errors import UsageError
+from ..shards import ShardReader, ShardWriter, read_dataset_info, write_dataset_info
+from .display import Display, open_display
+from .results import BASELINE, BenchReport, Demand, Environment, Measured, Row, Stages
+from .sentences import explain
+from .sweep import Cell, CellError, repeats_of, run_cell, sweep
+from .tables import write_files
+from .verdict import choose, recommendation, work_ms
+
+# An epoch of fewer steps has no middle to measure in: the same pictures are then read several times over.
+_FEW_STEPS, _STEADY_STEPS = 16, 64
+_MOST_REPEATED_BYTES = 512 << 20
+# Loaders for which pin_memory changes something, and whose speed follows num_workers.
+_PINS = ("torchvision", BASELINE)
+_SCALES = ("torchvision", "dali", BASELINE)
+_PICTURES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}  # ImageFolder's
+
+
+def bench_loader(config: BenchConfig) -> BenchReport:
+    """Measure how fast a packed split is read for every setting; say which is best here, and why.
+
+    Progress goes to stderr; with ``config.out`` the folder gets bench-loader.json, .md and .png.
+
+    Raises:
+        UsageError: the data set, the device, a backend or the baseline's folder is not there.
+        DamagedDataError: the data set is damaged.
+        KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
+    """
+    info = read_dataset_info(config.dataset)
+    if not info.split(config.split).records:
+        raise UsageError(f"split {config.split!r} of {config.dataset} holds no pictures: pack some first")
+    if config.baseline is not None:
+        _count_pictures(Path(config.baseline))
+    with ExitStack() as stack, open_display() as display:
+        session = _Session(config, display, stack)
+        try:
+            session.run()
+        except KeyboardInterrupt:
+            if session.environment is not None:
+                display.close()
+                display.say(session.report(complete=False).closing_lines())
+            raise
+        return session.report(complete=True)
+
+
+def default_workers(usable: int) -> tuple[int, ...]:
+    """0, 1, 2, 4 ... up to the usable cores, and one step above: there the gain ends, or is seen not to."""
+    steps = [0, 1]
+    while steps[-1] <= usable:
+        steps.append(steps[-1] * 2)
+    return tuple(steps)
+
+
+def _count_pictures(folder: Path) -> int:
+    """Pictures in a folder of class folders.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--baseline takes a folder of class folders, and {folder} is not a folder")
+    count = sum(
+        1 for sub in folder.iterdir() if sub.is_dir() for path in sub.rglob("*") if path.suffix.lower() in _PICTURES
+    )
+    if not count:
+        raise UsageError(f"--baseline takes a folder with a folder of pictures for each class: {folder} has none")
+    return count
+
+
+class _Session:
+    """The state of one sweep: what is measured so far can be reported at any moment."""
+
+    def __init__(self, config: BenchConfig, display: Display, stack: ExitStack) -> None:
+        self._config, self._display, self._stack = config, display, stack
+        self._begin = time.monotonic()
+        self._repeats, self._slice = repeats_of(config.seconds)
+        self.environment: Environment | None = None
+        self._stages = Stages()
+        self._demand: Demand | None = None
+        self._cells: list[Cell] = []
+        self._extra: list[Row] = []
+        self._import_s = 3.0
+
+    def run(self) -> None:
+        c = self._config
+        self._display.say(f"looking at {c.dataset} and this machine ...")
+        self._probe()
+        self._measure_demand()
+        self._plan()
+        estimate = self._estimate()
+        self._display.say(
+            f"{len(self._cells)} settings, up to {self._repeats} times {self._slice:.2g} s each: "
+            f"about {estimate:.0f} s from here"
+        )
+        deadline = time.monotonic() + estimate
+        self._display.rows(self.rows())
+        for cell in sweep(self._cells, repeats=self._repeats, timeout=self._timeout(), deadline=deadline):
+            self._display.turn(cell, self.rows())
+
+    # -- the parts ----------------------------------------------------------------------------------------------------
+
+    def _task(self, kind: str) -> dict[str, Any]:
+        c = self._config
+        return {
+            "kind": kind, "device": c.device, "dataset": str(Path(c.dataset).resolve()), "split": c.split,
+            "image_size": c.image_size, "batch_size": c.batch_sizes[0], "dtype": "float32", "seed": c.seed,
+        }  # fmt: skip
+
+    def _probe(self) -> None:
+        begin = time.monotonic()
+
+        def note(event: str) -> None:
+            if event == "ready":
+                self._import_s = time.monotonic() - begin
+
+        try:
+            task = {**self._task("probe"), "warm_seconds": 2 * self._slice}
+            events = run_cell(task, self._config.timeout, note)
+        except CellError as error:
+            # What the probe cannot do no setting can: a device that is not there, a damaged data set.
+            raise UsageError(str(error)) from None
+        c = self._config
+        settings = {
+            "image_size": c.image_size, "prefetch": c.prefetch, "persistent_workers": c.persistent_workers,
+            "seconds": c.seconds, "seed": c.seed, "batch_sizes": list(c.batch_sizes),
+        }  # fmt: skip
+        if c.baseline is not None:
+            settings["baseline_pictures"] = _count_pictures(Path(c.baseline))
+        found = events.by_name["environment"]
+        self.environment = Environment(**{**found, "backends": tuple(found["backends"])}, settings=settings)
+        self._stages = Stages(**events.by_name["stages"])
+
+    def _measure_demand(self) -> None:
+        c, e = self._config, self._environment
+        if c.model == "none":
+            return
+        shape: dict[str, Any] = {"model": c.model, "batch_size": c.batch_sizes[0], "image_size": c.image_size}
+        self._display.say(f"measuring what {c.model} takes on {e.device_name} ...")
+        task = {**self._task("demand"), **shape, "classes": e.classes, "seconds": min(c.seconds, 6.0)}
+        try:
+            self._demand = Demand(**shape, **run_cell(task, self._timeout()).by_name["demand"])
+        except CellError as error:
+            self._demand = Demand(**shape, error=str(error))
+
+    def _plan(self) -> None:
+        c, e = self._config, self._environment
+        pins = c.pin_memory if c.pin_memory is not None else (False, True)
+        if e.device != "cuda":
+            if True in pins:
+                why = f"not applicable: it speeds up copies to a CUDA device, and the device here is {e.device}"
+                self._extra = [Row(backend="all", num_workers=None, pin_memory=True, batch_size=None, status=why)]
+            pins = (False,)
+        workers = c.num_workers if c.num_workers is not None else default_workers(e.usable_cores)
+        for backend in c.backends or e.backends:
+            counts = workers if backend in _SCALES else (max(workers),)
+            self._add(backend, counts, pins if backend in _PINS else (False,))
+        if c.baseline is not None:
+            self._add(BASELINE, workers, pins)
+
+    def _add(self, backend: str, workers: Sequence[int], pins: Sequence[bool]) -> None:
+        for batch in self._config.batch_sizes:
+            for pin in pins:
+                for count in workers:
+                    row = Row(backend=backend, num_workers=count, pin_memory=pin, batch_size=batch)
+                    self._cells.append(Cell(row, self._cell_task(row)))
+
+    def _cell_task(self, row: Row) -> dict[str, Any]:
+        c, e = self._config, self._environment
+        loader = {
+            "backend": row.backend, "num_workers": row.num_workers, "pin_memory": row.pin_memory,
+            "batch_size": row.batch_size, "image_size": c.image_size, "prefetch": c.prefetch,
+        }  # fmt: skip
+        task: dict[str, Any] = {
+            "kind": "loader", "loader": loader, "device": e.device, "persistent": c.persistent_workers,
+            "seconds": self._slice, "whole_epochs": False,
+        }  # fmt: skip
+        if row.backend == BASELINE:
+            loader["folder"] = str(c.baseline)
+            pictures = e.settings["baseline_pictures"]
+        else:
+            loader |= {
+                "dataset": str(Path(c.dataset).resolve()), "split": c.split, "train": True, "device": c.device,
+                "dtype": "float32", "seed": c.seed,
+            }  # fmt: skip
+            pictures = e.records
+            if 0 < pictures // (row.batch_size or 1) < _FEW_STEPS and self._can_repeat():
+                task["steady"] = str(self._repeated())
+        task["whole_epochs"] = pictures * self._picture_ms() / 1000 <= self._slice
+        return task
+
+    # -- a split too short to measure in ------------------------------------------------------------------------------
+
+    def _can_repeat(self) -> bool:
+        return self._environment.bytes * self._times() <= _MOST_REPEATED_BYTES
+
+    def _times(self) -> int:
+        return math.ceil(_STEADY_STEPS * max(self._config.batch_sizes) / self._environment.records)
+
+    def _repeated(self) -> Path:
+        """A data set that holds the split's pictures several times over, made on first use, in a temporary folder."""
+        if not hasattr(self, "_folder"):
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-loader-")))
+            repeat_split(Path(self._config.dataset), self._config.split, self._times(), self._folder)
+        return self._folder
+
+    # -- what is known now --------------------------------------------------------------------------------------------
+
+    @property
+    def _environment(self) -> Environment:
+        assert self.environment is not None
+        return self.environment
+
+    def _picture_ms(self) -> float:
+        return work_ms(self._stages) or 1.0
+
+    def _timeout(self) -> float:
+        # A resident loader decodes the whole split before its first batch.
+        return max(self._config.timeout, 3 * self._environment.records * self._picture_ms() / 1000)
+
+    def _estimate(self) -> float:
+        """Seconds from here on, by what the probe took: each repeat imports, starts, fills, and measures."""
+        total = 0.0
+        for cell in self._cells:
+            batch = cell.row.batch_size or 0
+            filling = batch * self._picture_ms() / 1000 * (3 + 2 * (cell.row.backend == BASELINE) * cell.row.workers)
+            if cell.row.backend == "resident":
+                filling += self._environment.records * self._picture_ms() / 1000 / self._environment.usable_cores
+            whole = 2 * self._slice if cell.task["whole_epochs"] else 0.0
+            total += self._repeats * (self._import_s + 1.0 + filling + whole + self._slice)
+        return total
+
+    def rows(self) -> tuple[Row, ...]:
+        """The table as far as it is measured."""
+        return (*(cell.result() for cell in self._cells), *self._extra)
+
+    def report(self, *, complete: bool) -> BenchReport:
+        """The verdict on what is measured, written where it was asked for."""
+        measured = Measured(environment=self._environment, rows=self.rows(), stages=self._stages, demand=self._demand)
+        best = choose(measured)
+        report = BenchReport(
+            measured=measured, recommendation=recommendation(best), explanation=explain(measured, best),
+            complete=complete, seconds=time.monotonic() - self._begin,
+            out=None if self._config.out is None else Path(self._config.out),
+        )  # fmt: skip
+        if report.out is not None:
+            write_files(report, report.out)
+        return report
+
+
+def repeat_split(dataset: Path, split: str, times: int, folder: Path) -> None:
+    """Write a data set to `folder` whose one split is that of `dataset`, `times` over."""
+    from dataclasses import replace
+
+    reader = ShardReader(dataset, split)
+    name = f"{split}-00000-of-00001"
+    with ShardWriter(folder, name, expected_bytes=reader.split_info.bytes * times) as writer:
+        for _ in range(times):
+            for record, row in enumerate(reader.index):
+                writer.add(
+                    reader.read(record), label=int(row["label"]), width=int(row["width"]), height=int(row["height"]),
+                    key=bytes(row["key"]),
+                )  # fmt: skip
+        shard = writer.finish()
+    reader.close()
+    info = replace(reader.split_info, records=shard.records, bytes=shard.bytes, shards=(shard,))
+    write_dataset_info(folder, replace(reader.info, splits={split: info}))

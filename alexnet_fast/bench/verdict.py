@@ -1,0 +1,141 @@
+"""From figures to a setting: pure functions of what one sweep measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .results import BASELINE, Measured, Row, Setting, Stages
+
+# A training is thought of as this many epochs where a start-up is weighed against the speed that it buys.
+EPOCHS = 10
+# Two settings nearer than this, or than their own spread, count as equal.
+TOLERANCE = 0.03
+# On a device of its own the network never takes more than its demand; a loader this far above it has nothing to gain.
+SPARE = 1.25
+# Share of the usable cores from which on they count as all busy.
+BUSY = 0.85
+# Threads that reach less than this share of a full scaling are in each other's way.
+SCALING = 0.75
+
+
+def training_rate(row: Row, measured: Measured) -> float:
+    """Pictures/s that training can be expected to reach with a setting.
+
+    On a device of its own the slower of loader and network decides. On a CPU both share the cores: workers fill what
+    the network leaves idle, so their CPU time adds up; without workers loader and network take turns.
+    """
+    demand = measured.demand.images_per_s if measured.demand is not None else None
+    if demand is None:
+        return row.rate
+    if measured.environment.device != "cpu":
+        return min(row.rate, demand * SPARE)
+    cpu = row.cpu_seconds_per_1k_images
+    if row.workers == 0 or cpu is None:
+        return 1 / (1 / row.rate + 1 / demand)
+    together = 1 / (cpu / 1000 / measured.environment.usable_cores + 1 / demand)
+    return min(row.rate, together)
+
+
+def training_seconds(row: Row, measured: Measured) -> float:
+    """What `EPOCHS` epochs take."""
+    persistent = measured.environment.settings.get("persistent_workers", True)
+    starts = 1 if persistent else EPOCHS
+    return starts * row.start + EPOCHS * measured.environment.records / training_rate(row, measured)
+
+
+def loader_rows(measured: Measured) -> list[Row]:
+    """Measured rows that a training could use: neither the baseline nor the ceiling."""
+    return [row for row in measured.rows if row.ok and row.backend not in (BASELINE, "synthetic")]
+
+
+def choose(measured: Measured) -> Row | None:
+    """The setting to train with: of those that are as quick as the quickest within the spread, the simplest."""
+    rows = loader_rows(measured)
+    if not rows:
+        return None
+    seconds = {id(row): training_seconds(row, measured) for row in rows}
+    best = min(rows, key=lambda row: seconds[id(row)])
+    close = [row for row in rows if seconds[id(row)] <= seconds[id(best)] * (1 + tolerance(best, row))]
+    batches = [row.batch_size for row in rows]
+    names = list(measured.environment.backends)
+    return min(
+        close,
+        key=lambda row: (
+            row.workers,
+            bool(row.pin_memory),
+            names.index(row.backend) if row.backend in names else len(names),
+            batches.index(row.batch_size),
+        ),
+    )
+
+
+def tolerance(*rows: Row) -> float:
+    """How far apart the medians may be and still count as equal: half the widest spread, at least `TOLERANCE`."""
+    return max([TOLERANCE, *(row.spread / 2 for row in rows if row.spread is not None)])
+
+
+def series_of(measured: Measured, best: Row) -> list[Row]:
+    """Rows that differ from `best` in the number of workers alone, fewest first."""
+    same = [
+        row
+        for row in measured.rows
+        if row.ok and (row.backend, row.pin_memory, row.batch_size) == (best.backend, best.pin_memory, best.batch_size)
+    ]
+    return sorted(same, key=lambda row: row.workers)
+
+
+def default_row(measured: Measured, best: Row) -> Row | None:
+    """The row of what is read with when nobody chooses: backend and num_workers auto, if swept."""
+    e = measured.environment
+    rows = [row for row in loader_rows(measured) if row.batch_size == best.batch_size]
+    pin = e.device == "cuda"
+    auto = [row for row in rows if row.backend == e.auto_backend and row.workers == e.auto_workers]
+    auto.sort(key=lambda row: row.pin_memory != pin)
+    return auto[0] if auto else None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """What more workers did: the fewest swept, the fastest, and the most swept."""
+
+    least: Row
+    top: Row
+    most: Row
+
+    @property
+    def helped(self) -> bool:
+        return self.top.rate > self.least.rate * (1 + tolerance(self.least, self.top))
+
+    @property
+    def slower(self) -> bool:
+        return self.most.rate < self.least.rate * (1 - tolerance(self.least, self.most))
+
+
+def trend_of(series: Sequence[Row]) -> Trend | None:
+    """The trend over rows that differ in the number of workers alone, fewest first; None for fewer than two."""
+    if len(series) < 2:
+        return None
+    highest = max(row.rate for row in series)
+    # The fewest workers that are as good as the best: that is where the gain ends.
+    top = next(row for row in series if row.rate >= highest * (1 - TOLERANCE))
+    return Trend(series[0], top, series[-1])
+
+
+def work_ms(stages: Stages) -> float | None:
+    """Milliseconds of a worker's time that one picture costs, its record in the page cache."""
+    parts = (stages.read, stages.decode, stages.augment)
+    return None if None in parts else math.fsum(part for part in parts if part is not None)
+
+
+def break_even(few: Row, many: Row) -> float | None:
+    """Pictures an epoch must have for `many` to end it first in spite of a longer start-up; None: never, or always."""
+    saved = 1 / few.rate - 1 / many.rate
+    lost = many.start - few.start
+    return lost / saved if saved > 0 and lost > 0 else None
+
+
+def recommendation(best: Row | None) -> Setting | None:
+    """`best` as the setting that train takes."""
+    return None if best is None else best.setting
