@@ -90,7 +90,7 @@ def pack(
     )  # fmt: skip
     report = progress or NoProgress()
     with _plain_disk_errors(dataset), open_target(Path(dataset)) as target:
-        plan = make_plan(open_source(source, format=format, staging=target.work), options)
+        plan = make_plan(open_source(source, format=format, staging=target.staging, note=report.note), options)
         identity = plan.identity()
         if overwrite:
             target.clear()

@@ -18,6 +18,7 @@ from .shards import MANIFEST, DatasetInfo, read_dataset_info, write_file_atomica
 WORK_FOLDER = ".pack"
 _STATE = "state.json"
 _LOCK = "lock"
+STAGING = "staging"
 _OURS = re.compile(r"\.?\w[\w.-]*-\d{5}-of-\d{5}\.(lmdb|index\.npy|partial)|\.dataset\.json\.\d+\.tmp", re.ASCII)
 
 
@@ -27,6 +28,7 @@ class Target:
     def __init__(self, dataset: Path) -> None:
         self.dataset = dataset
         self.work = dataset / WORK_FOLDER
+        self.staging = self.work / STAGING
 
     def complete(self) -> DatasetInfo | None:
         """What dataset.json says, where there is one."""
@@ -57,9 +59,9 @@ class Target:
         self.clear_work()
 
     def clear_work(self) -> None:
-        """Remove the notes of the run; the lock stays until it is let go."""
+        """Remove the notes of the run; not the lock that is held, nor the source's files that are laid down."""
         for entry in self.work.iterdir():
-            if entry.name == _LOCK:
+            if entry.name in (_LOCK, STAGING):
                 continue
             if entry.is_dir():
                 shutil.rmtree(entry)

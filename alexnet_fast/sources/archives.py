@@ -7,6 +7,7 @@ links and devices.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -93,6 +94,13 @@ def list_folder(root: Path, members: MemberList, *, container: int = 0, prefix: 
 # Tars
 
 
+def first_names(path: Path, count: int) -> list[bytes]:
+    """Names of a tar's first regular files, up to `count`."""
+    with open(path, "rb", buffering=0) as file:
+        found = tar_members(file.fileno(), path, 0, os.fstat(file.fileno()).st_size)
+        return [member.name for member in itertools.islice(found, count)]
+
+
 class TarMember(NamedTuple):
     """One regular file of a tar: its name and the range that its bytes take in the file."""
 
@@ -131,18 +139,23 @@ def tar_members(descriptor: int, path: Path, start: int, end: int) -> Iterator[T
     Knows ustar, GNU long names and pax path and size records; anything that is no plain file or folder is refused.
 
     Raises:
-        DamagedDataError: a header does not add up, a member reaches past the end, or is a link or a device.
+        DamagedDataError: a header does not add up, the closing blocks are missing, a member reaches past the end, or is
+            a link or a device.
     """
     at = start
     window, window_at = b"", 0
     long_name: bytes | None = None
     pax_size: int | None = None
-    while at + _TAR_BLOCK <= end:
+    while True:
+        if at + _TAR_BLOCK > end:
+            raise DamagedDataError(
+                f"{path} is cut short: it ends at byte {end} without its closing blocks; fetch it again"
+            )
         if not window_at <= at <= window_at + len(window) - _TAR_BLOCK:
             window, window_at = os.pread(descriptor, min(_WINDOW, end - at), at), at
         header = window[at - window_at : at - window_at + _TAR_BLOCK]
-        if len(header) < _TAR_BLOCK or not header.strip(b"\0"):
-            break
+        if not header.strip(b"\0"):
+            return
         name, size, kind = _parse_tar_header(header, path, at)
         body = at + _TAR_BLOCK
         if pax_size is not None and kind not in b"xgLK":

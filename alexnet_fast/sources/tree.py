@@ -24,7 +24,13 @@ WNID = re.compile(rb"n\d{8}")
 
 
 def read_tree(
-    name: str, members: Table, containers: Sequence[Path], *, format: str = "auto", beside: Mapping[bytes, bytes] = {}
+    name: str,
+    members: Table,
+    containers: Sequence[Path],
+    *,
+    format: str = "auto",
+    beside: Mapping[bytes, bytes] | None = None,
+    called: str = "",
 ) -> Source:
     """The source that a listing of files is, by its folders.
 
@@ -34,17 +40,18 @@ def read_tree(
         containers: what the rows refer to.
         format: 'auto', 'tiny-imagenet', 'imagefolder' or 'kaggle'.
         beside: contents of label files that lie outside the listing, by base name.
+        called: the format's name, where the caller knows it.
 
     Raises:
         UsageError: there are no pictures, or labels are missing (the text says which file and where it is had).
         DamagedDataError: a label file cannot be read.
     """
-    texts = _small_files(members, containers, beside)
+    texts = _small_files(members, containers, beside or {})
     base = _base_folder(members)
     splits, flat = _sort_pictures(members, base, texts)
     if not splits:
         raise UsageError(f"{name} holds no pictures ({', '.join(_endings())}): give the folder or archive they are in")
-    found = _format(base, texts, splits, flat)
+    found = called or _format(base, texts)
     if format not in ("auto", found):
         raise UsageError(f"{name} looks like {found}, not like {format}: leave --format out, or give another SOURCE")
     classes = _classes(splits, flat, name)
@@ -95,6 +102,7 @@ def _small_files(members: Table, containers: Sequence[Path], beside: Mapping[byt
 def _base_folder(members: Table) -> bytes:
     """The folder that split or class folders lie in: Kaggle's, or whatever all pictures have in common above those."""
     common: list[bytes] | None = None
+    direct = False  # whether a picture lies in the common folder itself, which is a class then
     for name in names_of(members):
         if not is_picture(name):
             continue
@@ -102,23 +110,22 @@ def _base_folder(members: Table) -> bytes:
             return name[: name.index(_KAGGLE_BASE)] + _KAGGLE_BASE
         folders = name.split(b"/")[:-1]
         if common is None:
-            common = folders
+            common, direct = folders, True
         elif common != folders[: len(common)]:
             same = 0
             while same < min(len(common), len(folders)) and common[same] == folders[same]:
                 same += 1
+            direct = len(folders) == same or (direct and len(common) == same)
             common = common[:same]
     parts = common or []
     for place, part in enumerate(parts):
-        # One split alone (val/...), or one class alone (train/n01440764/...): those folders are not to be stripped.
-        if part in SPLIT_FOLDERS:
+        # One split alone (val/...), or one class alone (n01440764/...): those folders are not to be stripped.
+        if part in SPLIT_FOLDERS or WNID.fullmatch(part):
             parts = parts[:place]
             break
     else:
-        if parts and parts[-1] == b"images":
-            parts = parts[:-1]
-        if parts and WNID.fullmatch(parts[-1]):
-            parts = parts[:-1]
+        if direct:
+            parts = parts[: -2 if parts[-1:] == [b"images"] else -1]
     return b"".join(part + b"/" for part in parts)
 
 
@@ -242,7 +249,7 @@ def _classes(splits: Mapping[str, PictureList], flat: set[str], name: str) -> li
     return sorted(labelled["train"])
 
 
-def _format(base: bytes, texts: Mapping[bytes, bytes], splits: Mapping[str, PictureList], flat: set[str]) -> str:
+def _format(base: bytes, texts: Mapping[bytes, bytes]) -> str:
     if base.endswith(_KAGGLE_BASE):
         return "kaggle"
     return "tiny-imagenet" if b"val_annotations.txt" in texts or b"wnids.txt" in texts else "imagefolder"
