@@ -118,6 +118,8 @@ class LoaderConfig:
         start_epoch, start_step: where the first pass begins, to resume a run.
         prefetch: batches prepared ahead, per worker.
         augmentation: how training pictures are cut and mirrored.
+        eval_resize: shorter side, pixels, to which evaluation scales a picture before its centre `image_size` is cut
+            out; None: 256/224 of image_size.
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
     """
 
@@ -138,6 +140,7 @@ class LoaderConfig:
     start_step: int = 0
     prefetch: int = 2
     augmentation: Augmentation = field(default_factory=Augmentation)
+    eval_resize: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -162,6 +165,11 @@ class LoaderConfig:
         ):
             value = getattr(self, name)
             _require(_is_int(value) and value >= least, f"{name} must be a whole number from {least} up, got {value!r}")
+        least = self.image_size
+        _require(
+            self.eval_resize is None or (_is_int(self.eval_resize) and self.eval_resize >= least),
+            f"eval_resize must be a whole number from image_size={least} up, got {self.eval_resize!r}",
+        )
         _require(
             self.num_workers == "auto" or (_is_int(self.num_workers) and self.num_workers >= 0),
             f"num_workers must be auto or a whole number from 0 up, got {self.num_workers!r}",

@@ -52,15 +52,19 @@ def plan_train(boxes: CropArray, image_size: int) -> CropPlan:
     return CropPlan(boxes, np.full((n, 2), image_size, np.int32), np.zeros((n, 2), np.int32))
 
 
-def plan_eval(heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int) -> CropPlan:
-    """Shorter side to `eval_resize(image_size)`, then the centre: torchvision's Resize and CenterCrop as one resize.
+def plan_eval(
+    heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int, shorter_side: int | None = None
+) -> CropPlan:
+    """Shorter side to a length, then the centre: torchvision's Resize and CenterCrop as one resize.
+
+    The length is `shorter_side`, or `eval_resize(image_size)` where that is None.
 
     Only the part of the picture that the centre is computed from is resized. Its ends are chosen where whole output
     pixels fall on whole source pixels, a pixel or more outside the centre, so that the filter sees what it would see in
     the whole picture.
     """
     h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
-    shorter, target = np.minimum(h, w), eval_resize(image_size)
+    shorter, target = np.minimum(h, w), shorter_side or eval_resize(image_size)
     # torchvision's Resize truncates the longer side and its CenterCrop rounds the offset half to even.
     new_h = np.where(h <= w, target, h * target // shorter)
     new_w = np.where(h <= w, w * target // shorter, target)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from .device import choose_device
-from .errors import UsageError
+from .errors import AlexNetFastError, UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,23 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier()
 
-    def from_main(self, value: object) -> object:
-        """What the main process passes; the others' own value is ignored. Small, picklable values only."""
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the main process, for all ranks; an error that it raises there is raised on all.
+
+        Small, picklable results only.
+        """
         if self.world_size == 1:
-            return value
-        box = [value]
+            return work()
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = work()
+            except AlexNetFastError as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            raise box[1]
+        return box[0]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -95,8 +108,8 @@ class StopVote:
 
     def __init__(self, ranks: Ranks) -> None:
         self._alone = ranks.world_size == 1
-        self._group = None if self._alone else dist.new_group(backend="gloo")
-        self._asked: tuple[torch.Tensor, dist.Work] | None = None
+        self._group: Any = None if self._alone else dist.new_group(backend="gloo")
+        self._asked: tuple[torch.Tensor, Any] | None = None
 
     def __call__(self, wish: int) -> int:
         """Pass this rank's wish (0: go on, else a signal's number); the answer is the highest wish of one step ago."""
@@ -108,7 +121,5 @@ class StopVote:
             work.wait()
             answer = int(flag.item())
         flag = torch.tensor([wish])
-        work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work is not None
-        self._asked = (flag, work)
+        self._asked = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True))
         return answer

@@ -29,3 +29,15 @@ class WorkerError(AlexNetFastError):
     """A worker process or thread of a loader or of pack ended before its work did."""
 
     exit_code = 1
+
+
+class StoppedError(AlexNetFastError):
+    """Work that was asked to stop by a signal, and did so in good order; the text says how to go on.
+
+    Attributes:
+        exit_code: 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -144,7 +144,8 @@ _NAMED = {"fast": _FAST, "paper": _PAPER, "notebook": _NOTEBOOK}
 
 def fast_batch_size(pictures: int) -> int:
     """The batch size of `fast`: the power of two that gives about 75 steps an epoch or more, from 16 to 1,024."""
-    return 2 ** max(4, min(10, int(math.log2(max(1, pictures / _FAST_STEPS_AN_EPOCH)))))
+    exponent = int(math.log2(max(1.0, pictures / _FAST_STEPS_AN_EPOCH)))
+    return 1 << max(4, min(10, exponent))
 
 
 def choose_recipe(config: TrainConfig, pictures: int) -> Recipe:

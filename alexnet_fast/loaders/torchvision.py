@@ -70,7 +70,7 @@ class TorchvisionLoader(Loader):
             c = self.config
             boxes = draw_crops(c.augmentation, c.seed, epoch, records, rows["height"], rows["width"])
             return plan_train(boxes, self.config.image_size)
-        return plan_eval(rows["height"], rows["width"], self.config.image_size)
+        return plan_eval(rows["height"], rows["width"], self.config.image_size, self.config.eval_resize)
 
     def _submit(self, crew: Crew, slot: int, epoch: int, records: npt.NDArray[np.int64]) -> int:
         ticket, self._ticket = self._ticket, self._ticket + 1
