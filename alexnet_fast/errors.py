@@ -41,3 +41,9 @@ class StoppedError(AlexNetFastError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class StorageError(AlexNetFastError):
+    """The file system refused: the disk is full, read-only or failing, or permission is missing."""
+
+    exit_code = 1

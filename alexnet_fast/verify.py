@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .device import usable_cores
-from .errors import DamagedDataError, WorkerError
+from .errors import DamagedDataError
 from .jpeg import check
 from .progress import NoProgress, Progress
 from .shards import (
@@ -21,8 +21,7 @@ from .shards import (
     IndexArray,
     ShardInfo,
     SplitInfo,
-    close_shards,
-    count_entries,
+    check_pages,
     file_sha256,
     iterate_shard,
     read_dataset_info,
@@ -101,10 +100,10 @@ def verify(
     if workers == "auto":
         workers = usable_cores() if total >= _WORTH_WORKERS or (decode and total >= _WORTH_WORKERS // 10) else 0
     problems: list[str] = []
+    _index.cache_clear()  # files may have been restored since this process last looked
     with WorkerPool(workers, on_progress=report.advance) as pool:
         for found in _problems(pool, folder, info, decode):
             problems += found
-    close_shards(folder, [shard for split in info.splits.values() for shard in split.shards])
     shards = sum(len(split.shards) for split in info.splits.values())
     return VerifyReport(dataset=Path(dataset), records=total, shards=shards, decoded=decode, problems=problems)
 
@@ -129,16 +128,7 @@ def _shard_problems(
     yield wrong + wrong_index
     labels = (0, info.num_classes - 1) if split.labelled else (UNLABELLED, UNLABELLED)
     ranges = [(start, min(start + _RANGE, shard.records)) for start in range(0, shard.records, _RANGE)]
-    if not wrong:
-        yield from pool.map(check_records, ((folder, shard, *part, labels, decode) for part in ranges))
-        return
-    # LMDB trusts its pages: where they are damaged it may end the process that reads them. That is not this one.
-    for part in ranges:
-        try:
-            with WorkerPool(1) as lone:
-                yield lone.submit(check_records, folder, shard, *part, labels, decode).result()
-        except WorkerError:
-            yield [f"{shard.path}: records {part[0]} to {part[1] - 1} cannot be read, its pages are damaged"]
+    yield from pool.map(check_records, ((folder, shard, *part, labels, decode) for part in ranges))
 
 
 def check_files(folder: Path, shard: ShardInfo) -> tuple[list[str], list[str]]:
@@ -151,8 +141,7 @@ def check_files(folder: Path, shard: ShardInfo) -> tuple[list[str], list[str]]:
             problems.append(f"{path} has {size} bytes, not {shard.data_bytes}")
         elif file_sha256(folder / path) != shard.data_sha256:
             problems.append(f"{path} was altered after packing (its checksum differs)")
-        elif count_entries(folder, shard) != shard.records:
-            problems.append(f"{path} has {count_entries(folder, shard)} entries, not {shard.records}")
+        check_pages(folder, shard)
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
     except DamagedDataError as error:
@@ -179,14 +168,14 @@ def check_records(
     index = _index(folder, shard)
     problems = []
     try:
-        for position, found in enumerate(iterate_shard(folder, shard, start, stop), start):
+        for position, found in enumerate(iterate_shard(folder, shard, start, stop, index), start):
             row = None if index is None else index[position]
             wrong = found if isinstance(found, str) else _record_problem(*found, row, labels, decode)
             if wrong:
                 key = "" if row is None else f" (key {bytes(row['key']).decode(errors='replace')!r})"
                 problems.append(f"record {position} of {shard.path}{key}: {wrong}")
-    except DamagedDataError as error:
-        problems.append(str(error))
+    except (DamagedDataError, OSError):
+        pass  # the file as a whole: `check_files` has said so
     report_progress(stop - start)
     return problems
 

@@ -1,0 +1,67 @@
+"""Files that are there whole or not at all, and refusals of the file system in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from .errors import StorageError
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError:
+    """The sentence for what the file system refused at `path`: full, not writable, gone, failing."""
+    advice = {
+        errno.ENOSPC: "free some space, or choose another disk",
+        errno.EDQUOT: "free some space, or choose another disk",
+        errno.EFBIG: "raise the limit on file sizes, or choose another disk",
+        errno.EROFS: "choose a folder that may be written",
+        errno.EACCES: "change its permissions, or choose another place",
+        errno.EPERM: "change its permissions, or choose another place",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+        errno.EIO: "the disk may be failing; copy what is on it elsewhere",
+    }.get(error.errno or 0, "check the path and the disk")
+    return StorageError(f"{path}: {error.strerror or error}: {advice}")
+
+
+def write_file_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that after a crash there is the old file or the new one, never a part.
+
+    Raises:
+        StorageError: the file system refuses; what was at `path` is as it was.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(aside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` survive a power cut, where the system has such a thing for folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
