@@ -3,6 +3,13 @@
 Records are read in this process and fed to DALI in the order of the epoch, with the boxes and flips that
 `augment.draw_crops` and `draw_flips` give. So the order is a full permutation, a run resumes at any step, and a record
 is cut and mirrored as in the other backends, whatever the threads.
+
+DALI's own reader of these shards (`fn.readers.caffe`) and its own random crops were measured beside this, on the CPU of
+2 cores: on full-size ImageNet pictures feeding delivers 123,000 records/s where the reader delivers 25,000, and whole
+pipelines give 720 pictures/s with fed boxes, 687 with DALI's crops on fed records, 667 with its reader; on Tiny
+ImageNet 3,760, 3,450 and 3,872, which is within their spread (benchmarks/dali_readers.py, results/dali-readers.json).
+Shuffling is not even equal: the reader mixes a buffer of records and offers no other order and no place to resume at.
+So feeding costs nothing, and gives what the reader cannot.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..config import LoaderConfig
 
-_INSTALL = "pip install nvidia-dali-cuda120 (or, with a driver for CUDA 13, nvidia-dali-cuda130)"
+_INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130, never both)"
 
 
 def why_not(device: str = "auto") -> str | None:
@@ -89,6 +96,7 @@ class DaliLoader(Loader):
         self._upcoming: Iterator[tuple[int, npt.NDArray[np.int64]]] = iter(())
         self._ahead: deque[tuple[npt.NDArray[np.int64], tuple[Any, ...]]] = deque()  # fed, newest last
         self._pass = 0  # number of the newest pass; an older one that is still held must stop
+        self._stream: Any = None  # on which batches are finished, so that none queues behind the network's work
 
     def _choose_decoding(self) -> tuple[Decoding, str]:
         region, load = self.options["region"], self.options["hw_decoder_load"]
@@ -169,8 +177,6 @@ class DaliLoader(Loader):
             for step in steps:
                 images = self._take()
                 self._schedule()  # before the consumer computes, so that DALI works meanwhile
-                if c.dtype != "uint8":
-                    images = finish_batch(images, None, getattr(torch, c.dtype))
                 yield Batch(images, labels[step * c.batch_size : (step + 1) * c.batch_size])
                 if self._pass != this_pass:
                     raise RuntimeError("this pass over the loader was ended by a newer one")
@@ -191,13 +197,40 @@ class DaliLoader(Loader):
     def _take(self) -> torch.Tensor:
         begin = perf_counter()
         try:
-            images = take_images(self._pipeline, self.device)
+            images = self._take_cuda() if self.device.type == "cuda" else self._finish(take_images(self._pipeline))
         except Exception as error:
             raise self._explain(error) from error
         self.stats["wait_s"] += perf_counter() - begin
         self.stats["batches"] += 1
         records, _ = self._ahead.popleft()
         self.stats["bytes_read"] += int(self.reader.index["length"][records].sum())
+        return images
+
+    def _finish(self, images: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.config.dtype == "uint8":
+            return images
+        return finish_batch(images, None, getattr(torch, self.config.dtype))
+
+    def _take_cuda(self) -> torch.Tensor:
+        """As on the CPU, on a stream of its own; the host waits until the batch is there, and so knows what it cost.
+
+        DALI's memory is read on that stream alone and given back on it; what goes out is torch's own memory.
+        """
+        import torch
+
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            borrowed = take_images(self._pipeline, self._stream)
+            images = self._finish(borrowed)
+            if images.data_ptr() == borrowed.data_ptr():
+                images = borrowed.clone(memory_format=torch.channels_last)
+            del borrowed
+        self._stream.synchronize()
+        # The allocator must not reuse this memory for the next batch before the consumer's stream is done with it.
+        images.record_stream(torch.cuda.current_stream(self.device))
         return images
 
     def _explain(self, error: Exception) -> AlexNetFastError:

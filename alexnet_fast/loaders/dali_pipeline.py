@@ -164,20 +164,19 @@ def build_pipeline(
     return pipeline
 
 
-def take_images(pipeline: Any, device: torch.device) -> torch.Tensor:
+def take_images(pipeline: Any, stream: Any = None) -> torch.Tensor:
     """The next batch, (n, 3, S, S) uint8 in channels_last memory: DALI's own, kept as long as the tensor lives.
 
-    On a GPU the host does not wait: torch's current stream does, and on that stream the memory is given back.
+    Args:
+        stream: on a GPU, the current torch.cuda.Stream: it waits for the batch, and on it the memory is given back.
 
     Raises:
         StopIteration: the source has ended and all batches were taken.
     """
-    import torch
-    import torch.utils.dlpack
+    from torch.utils.dlpack import from_dlpack
 
-    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     (output,) = pipeline.share_outputs(stream)
-    images = torch.utils.dlpack.from_dlpack(output.as_tensor())
+    images: torch.Tensor = from_dlpack(output.as_tensor())
     pipeline.release_outputs()
     return images.permute(0, 3, 1, 2)
 

@@ -132,6 +132,8 @@ def main() -> None:
 
 def _decode(device: torch.device, *, region: bool, hw_decoder_load: float) -> list[torch.Tensor]:
     """Crops of `_PICTURES` made pictures, `_ROUNDS` times: each uint8 (n, 3, 64, 64) on the CPU."""
+    import torch
+
     from ..augment import sample_crops
     from .dali_pipeline import Decoding, build_pipeline, cut_train, take_images
 
@@ -158,10 +160,11 @@ def _decode(device: torch.device, *, region: bool, hw_decoder_load: float) -> li
             most_pixels=int((heights * widths).max()),
         ),
     )
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     pipeline.schedule_run()
     taken = []
     for _ in range(_ROUNDS):
-        taken.append(take_images(pipeline, device))
+        taken.append(take_images(pipeline, stream))
         pipeline.schedule_run()
     return [images.cpu() for images in taken]
 
