@@ -6,8 +6,9 @@ worker decodes it, on the batch it lands in or on where a run was resumed.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,8 @@ def _mix(x: UInt64Array) -> UInt64Array:
     flips about half of the output bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: UInt64Array = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def uniform(seed: int, epoch: int, records: npt.ArrayLike, stream: int) -> FloatArray:
@@ -50,7 +52,8 @@ def uniform(seed: int, epoch: int, records: npt.ArrayLike, stream: int) -> Float
         for word in (epoch, stream):
             key = _mix(key + golden + np.uint64(word & mask) * np.uint64(0xD1B54A32D192ED03))
         bits = _mix(_mix(np.asarray(records).astype(np.uint64) * golden + key) + key)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: FloatArray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def sample_crops(
@@ -141,33 +144,82 @@ def eval_resize(image_size: int) -> int:
     return round(image_size * EVAL_RESIZE)
 
 
-def finish_batch(
-    images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.dtype, *, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def finish_batch(images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """Flip and normalise a batch on the device it lies on.
 
     Args:
-        images: (N, 3, S, S) uint8, channels_last.
+        images: (N, 3, S, S) uint8, channels_last; left as it is.
         flips: (N,) bool on the same device, or None for no flips.
         dtype: of the result; torch.uint8 flips only.
 
     Returns:
-        (N, 3, S, S) in `dtype`, channels_last: (x / 255 - mean) / std.
+        (N, 3, S, S) in `dtype`, channels_last: (x / 255 - mean) / std, computed in float32.
     """
     import torch
 
+    images = images.contiguous(memory_format=torch.channels_last)
     if flips is not None:
-        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+        images = _flip(images, flips)
     if dtype == torch.uint8:
-        return images.contiguous(memory_format=torch.channels_last)
-    scale, bias = _scale_and_bias(images.device, dtype)
-    return torch.addcmul(bias, images.to(dtype), scale).contiguous(memory_format=torch.channels_last)
+        return images
+    # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. 128 x 224 x 224 to
+    # float32: 16 ms against 83 ms on one core of an AMD EPYC.
+    n, channels, height, width = images.shape
+    scale, bias = _scale_and_bias(images.device, width)
+    rows = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)
+    finished = torch.addcmul(bias, rows.to(torch.float32), scale).to(dtype)
+    return finished.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _scale_and_bias(device: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _flip(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if images.device.type != "cpu":
+        return torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+    images = images.clone(memory_format=torch.channels_last)
+    for i in flips.nonzero()[:, 0].tolist():
+        images[i] = images[i].flip(2)
+    return images
+
+
+class PictureFinisher:
+    """Flips and normalises one picture at a time on the CPU, while it lies in the cache; one per thread.
+
+    Args:
+        image_size: side S, pixels.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        import torch
+
+        self._rows = (image_size, image_size * 3)
+        self._float = torch.empty(self._rows)
+        self._scale, self._bias = _scale_and_bias(torch.device("cpu"), image_size)
+        self._addcmul = torch.addcmul
+
+    def __call__(self, picture: torch.Tensor, flip: bool, out: torch.Tensor) -> None:
+        """Finish `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S), both channels_last; uint8 is only flipped."""
+        if flip:
+            picture = picture.flip(3)
+        rows = picture.permute(0, 2, 3, 1).view(self._rows)
+        target = out.permute(0, 2, 3, 1).view(self._rows)
+        if target.dtype == rows.dtype:
+            target.copy_(rows)
+            return
+        self._float.copy_(rows)
+        if target.dtype == self._float.dtype:
+            self._addcmul(self._bias, self._float, self._scale, out=target)
+        else:
+            self._addcmul(self._bias, self._float, self._scale, out=self._float)
+            target.copy_(self._float)
+
+
+@functools.lru_cache(maxsize=16)
+def _scale_and_bias(device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a row of `width` RGB pixels is multiplied with and what is added: float32 (width * 3,) each."""
     import torch
 
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
     mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64)
-    scale, bias = 1 / (255 * std), -mean / std
-    return tuple(x.to(dtype).view(1, 3, 1, 1).to(device) for x in (scale, bias))  # type: ignore[return-value]
+    scale, bias = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)
+    return scale.to(torch.float32).to(device), bias.to(torch.float32).to(device)

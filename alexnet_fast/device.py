@@ -46,6 +46,33 @@ def usable_cores() -> int:
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
+def available_memory(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes of main memory that this process may still take: what the system has free or can free, and no more than
+    its cgroup's limit leaves; None where the system does not tell."""
+    amounts = []
+    try:
+        text = Path("/proc/meminfo").read_text()
+        amounts.append(int(text.split("MemAvailable:")[1].split()[0]) * 1024)
+    except (OSError, ValueError, IndexError):
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            amounts.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS tells only what it has in all
+            amounts.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    for folder in _cgroup_folders(root, self_file):
+        for most, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                limit = int((folder / most).read_text())
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # Cached files count as used, and give way.
+                amounts.append(limit - int((folder / used).read_text()) + int(stat.get(cache, 0)))
+            except (OSError, ValueError):
+                pass
+    return max(0, min(amounts)) if amounts else None
+
+
 def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> float | None:
     """Cores' worth of CPU time that this process's cgroup grants, None where there is no limit (cgroup v2 and v1)."""
     quotas = []
@@ -66,19 +93,18 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path
 
 
 def _cgroup_folders(root: Path, self_file: Path) -> list[Path]:
-    """This process's cgroup folder and all above it, for the unified and the cpu hierarchies."""
-    folders = [root, root / "cpu"]
+    """This process's cgroup folder and all above it, for the unified, the cpu and the memory hierarchies."""
+    folders = [root, root / "cpu", root / "memory"]
     try:
         lines = self_file.read_text().splitlines()
     except OSError:
         return folders
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        top = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
-        if top is None:
-            continue
-        folder = top / path.lstrip("/")
-        while folder != top and top in folder.parents:
-            folders.append(folder)
-            folder = folder.parent
+        tops = [root / name for name in ("cpu", "memory") if name in controllers.split(",")] if controllers else [root]
+        for top in tops:
+            folder = top / path.lstrip("/")
+            while folder != top and top in folder.parents:
+                folders.append(folder)
+                folder = folder.parent
     return folders

@@ -41,6 +41,8 @@ needs_dali = pytest.mark.skipif(dali.why_not("cpu") is not None, reason="DALI ca
 CASES = [
     Case("torchvision-inline", "torchvision", {"num_workers": 0}),
     Case("torchvision-threads", "torchvision", {"num_workers": 2}),
+    Case("torchvision-simplejpeg", "torchvision", {"num_workers": 2, "options": {"decoder": "simplejpeg"}}),
+    Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process"}}),
     Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
     Case("synthetic", "synthetic", exact=False, reads=False),
 ]
@@ -61,6 +63,8 @@ def open_case(packed: Path, packed_small: Path) -> Iterator[Callable[..., Loader
     opened = []
 
     def open_(case: Case, **settings: Any) -> Loader:
+        if "options" in settings:
+            settings["options"] = {**case.settings.get("options", {}), **settings["options"]}
         dataset = packed_small if case.equal_sizes else packed
         defaults = {"dataset": dataset, "backend": case.backend, "batch_size": 8, "image_size": 32}
         loader = open_loader(LoaderConfig(**{**defaults, **case.settings, **settings}))

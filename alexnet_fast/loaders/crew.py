@@ -1,30 +1,46 @@
-"""Workers that fill parts of batch buffers: the thread that asks (Inline) or a crew of threads."""
+"""Workers that fill parts of batch buffers: the asking thread itself, a crew of threads or a crew of processes."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import queue
+import selectors
+import signal
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..augment import PictureFinisher
 from ..decode import CropPlan, PictureDecoder
 from ..errors import AlexNetFastError, DamagedDataError, WorkerError
 from ..shards import ShardReader
+from .ring import ByteArray, Layout, Ring, SharedMemory
 
 if TYPE_CHECKING:
-    import torch
+    from multiprocessing.connection import Connection
+
+KINDS = ("auto", "thread", "process")
+CONTEXTS = ("auto", "fork", "spawn", "forkserver")
+_PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its parent is still there
 
 
 class Job(NamedTuple):
-    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `ticket` numbers the batch."""
+    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `ticket` numbers the batch.
+
+    `flips` are mirrored by the worker; None leaves them to the device.
+    """
 
     ticket: int
     slot: int
     first: int
     records: npt.NDArray[np.int64]
     plan: CropPlan
+    flips: npt.NDArray[np.bool_] | None
 
 
 class Result(NamedTuple):
@@ -53,47 +69,83 @@ class Crew(Protocol):
     def close(self) -> None: ...
 
 
-class Filler:
-    """Reads records and puts their decoded crops into a buffer: what every worker does, of whatever kind."""
+class Task:
+    """What a crew does: read records, decode their crops, put them into buffers. Picklable, without the buffers.
 
-    def __init__(self, reader: ShardReader) -> None:
-        self.reader = reader
+    Args:
+        reader: of the split.
+        layout: of the buffers.
+        decoder: as in `PictureDecoder`.
+    """
 
-    def fill(self, decoder: PictureDecoder, job: Job, out: torch.Tensor) -> None:
-        """Fill rows ``job.first`` ... of `out` (N, 3, S, S) uint8, channels_last.
+    def __init__(self, reader: ShardReader, layout: Layout, decoder: str) -> None:
+        self.reader, self.layout, self.decoder = reader, layout, decoder
 
+
+class Worker:
+    """One thread's means of doing jobs."""
+
+    def __init__(self, task: Task, memory: ByteArray) -> None:
+        import torch
+
+        layout = task.layout
+        self._reader = task.reader
+        self._rows = layout.rows(memory)
+        self._decode = PictureDecoder(task.decoder)
+        self._finish = PictureFinisher(layout.image_size)
+        self._plain = layout.dtype == "uint8"
+        size = layout.image_size
+        self._picture = torch.empty((1, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def do(self, job: Job, oldest: int) -> Result:
+        """Do a job, unless its ticket is older than `oldest`; every failure is in the result."""
+        try:
+            if job.ticket >= oldest:
+                self._fill(job)
+        except AlexNetFastError as error:
+            return Result(job.ticket, error)
+        except Exception as error:
+            return Result(job.ticket, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
+        return Result(job.ticket, None)
+
+    def _fill(self, job: Job) -> None:
+        """
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
         """
-        index = self.reader.index
+        rows = self._reader.index[job.records]
+        heights, widths, crops = rows["height"].tolist(), rows["width"].tolist(), job.plan.tolist()
+        flips = job.flips.tolist() if job.flips is not None else [False] * len(crops)
+        buffer, picture, first = self._rows[job.slot], self._picture, job.first
         for i, record in enumerate(job.records.tolist()):
-            row = index[record]
+            out = buffer[first + i]
             try:
-                jpeg = self.reader.read(record)
-                at = job.first + i
-                decoder(jpeg, int(row["height"]), int(row["width"]), job.plan, i, out[at : at + 1])
+                jpeg = self._reader.read(record)
+                if self._plain and not flips[i]:
+                    self._decode(jpeg, heights[i], widths[i], crops[i], out)
+                else:
+                    self._decode(jpeg, heights[i], widths[i], crops[i], picture)
+                    self._finish(picture, flips[i], out)
             except DamagedDataError as error:
-                where = self.reader.describe(record)
-                text = str(error)
-                raise DamagedDataError(
-                    text if where in text else f"{where} {text}: run `alexnet-fast verify`"
-                ) from None
+                where, text = self._reader.describe(record), str(error)
+                if where in text:
+                    raise
+                raise DamagedDataError(f"{where} {text}: run `alexnet-fast verify {self._reader.dataset}`") from None
 
 
 class InlineCrew:
     """Does each job when its result is asked for, in the asking thread."""
 
-    def __init__(self, filler: Filler, buffers: list[torch.Tensor]) -> None:
-        self._filler, self._buffers = filler, buffers
+    def __init__(self, task: Task, ring: Ring) -> None:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._decoder = PictureDecoder()
+        self._worker = Worker(task, ring.memory)
         self._oldest = 0
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
 
     def collect(self) -> Result:
-        return _do(self._filler, self._decoder, self._jobs.get(), self._buffers, self._oldest)
+        return self._worker.do(self._jobs.get(), self._oldest)
 
     def cancel_before(self, ticket: int) -> None:
         self._oldest = ticket
@@ -103,26 +155,26 @@ class InlineCrew:
 
 
 class ThreadCrew:
-    """Threads in this process. The decoder and the resize release the GIL; nothing is handed over but job numbers."""
+    """Threads in this process. Decoding and resizing release the GIL; nothing is handed over but job numbers."""
 
-    def __init__(self, filler: Filler, buffers: list[torch.Tensor], num_workers: int) -> None:
+    def __init__(self, task: Task, ring: Ring, num_workers: int) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._oldest = 0
+        workers = [Worker(task, ring.memory) for _ in range(num_workers)]
         self._threads = [
-            threading.Thread(target=self._work, args=(filler, buffers), name=f"loader-{i}", daemon=True)
-            for i in range(num_workers)
+            threading.Thread(target=self._work, args=(worker,), name=f"loader-{i}", daemon=True)
+            for i, worker in enumerate(workers)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _work(self, filler: Filler, buffers: list[torch.Tensor]) -> None:
+    def _work(self, worker: Worker) -> None:
         import torch
 
-        torch.set_num_threads(1)  # holds for this thread alone: OpenMP keeps the number per thread
-        decoder = PictureDecoder()
+        torch.set_num_threads(1)  # of this thread alone: OpenMP keeps the number per thread
         while (job := self._jobs.get()) is not None:
-            self._results.put(_do(filler, decoder, job, buffers, self._oldest))
+            self._results.put(worker.do(job, self._oldest))
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
@@ -141,20 +193,118 @@ class ThreadCrew:
         self._threads = []
 
 
-def _do(filler: Filler, decoder: PictureDecoder, job: Job, buffers: list[torch.Tensor], oldest: int) -> Result:
-    if job.ticket < oldest:
-        return Result(job.ticket, None)
+class ProcessCrew:
+    """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
+
+    def __init__(self, task: Task, ring: Ring, num_workers: int, context: str) -> None:
+        if context == "auto":
+            # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
+            context = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
+        start = multiprocessing.get_context(context)
+        assert ring.shared is not None
+        self._oldest = start.Value("q", 0, lock=False)
+        self._selector = selectors.DefaultSelector()
+        self._next = 0
+        self._workers: list[tuple[Any, Connection]] = []
+        try:
+            for i in range(num_workers):
+                ours, theirs = start.Pipe()
+                process = start.Process(  # type: ignore[attr-defined]
+                    target=_work_process,
+                    args=(task, ring.shared, theirs, self._oldest, 0 if context == "forkserver" else os.getpid()),
+                    name=f"loader-{i}",
+                    daemon=True,
+                )
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of forking beside threads. Workers take no lock that another thread may hold.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+                theirs.close()
+                self._workers.append((process, ours))
+                self._selector.register(ours, selectors.EVENT_READ, (process, ours))
+                self._selector.register(process.sentinel, selectors.EVENT_READ, (process, None))
+        except OSError as error:
+            self.close()
+            raise WorkerError(
+                f"worker process {len(self._workers) + 1} of {num_workers} cannot be started ({error.strerror}): "
+                "use fewer workers, or worker threads"
+            ) from None
+
+    def submit(self, job: Job) -> None:
+        # In turn, and all at once: a worker never waits for the training loop to give it its next job.
+        process, pipe = self._workers[self._next % len(self._workers)]
+        self._next += 1
+        try:
+            pipe.send(job)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _ended(process) from None
+
+    def collect(self) -> Result:
+        while True:
+            ready = [key.data for key, _ in self._selector.select()]
+            for process, pipe in ready:
+                if pipe is not None:
+                    try:
+                        return pipe.recv()  # type: ignore[no-any-return]
+                    except (EOFError, ConnectionResetError):
+                        raise _ended(process) from None
+            raise _ended(ready[0][0])
+
+    def cancel_before(self, ticket: int) -> None:
+        self._oldest.value = ticket
+
+    def close(self) -> None:
+        for _, pipe in self._workers:
+            with contextlib.suppress(OSError):
+                pipe.send(None)
+        for process, pipe in self._workers:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self._workers = []
+        self._selector.close()
+
+
+def _ended(process: Any) -> WorkerError:
+    process.join(5)
+    code = process.exitcode
+    if code is not None and code < 0:
+        how = f"was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += " (the system does this when memory runs out)"
+    else:
+        how = f"ended with exit code {code}"
+    return WorkerError(f"loader worker process {process.pid} {how}: use fewer workers or a smaller batch, or threads")
+
+
+def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int) -> None:
+    """The life of a worker process."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    worker = Worker(task, memory.array)
     try:
-        filler.fill(decoder, job, buffers[job.slot])
-    except AlexNetFastError as error:
-        return Result(job.ticket, error)
-    except Exception as error:
-        return Result(job.ticket, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
-    return Result(job.ticket, None)
+        while True:
+            # A killed parent closes no pipe that a sister process has inherited. (A fork server's children have
+            # inherited none, and another parent.)
+            while not pipe.poll(_PARENT_CHECK_S):
+                if parent and os.getppid() != parent:
+                    return
+            job = pipe.recv()
+            if job is None:
+                return
+            pipe.send(worker.do(job, oldest.value))
+    except (EOFError, OSError):
+        return
 
 
-def make_crew(kind: str, filler: Filler, buffers: list[torch.Tensor], num_workers: int, **_: Any) -> Crew:
+def make_crew(kind: str, task: Task, ring: Ring, num_workers: int, context: str) -> Crew:
     """The crew of `num_workers` workers of that kind; none means that the asking thread does the work."""
     if num_workers == 0:
-        return InlineCrew(filler, buffers)
-    return ThreadCrew(filler, buffers, num_workers)
+        return InlineCrew(task, ring)
+    if kind == "process":
+        return ProcessCrew(task, ring, num_workers, context)
+    return ThreadCrew(task, ring, num_workers)

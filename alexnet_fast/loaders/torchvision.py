@@ -5,27 +5,40 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..augment import draw_crops, draw_flips, finish_batch
-from ..decode import CropPlan, plan_eval, plan_train
+from ..decode import DECODERS, CropPlan, plan_eval, plan_train
 from ..device import choose_device, usable_cores
-from ..errors import AlexNetFastError
+from ..errors import AlexNetFastError, UsageError, WorkerError
 from ..shards import ShardReader
 from .base import Batch, Loader, check_options
-from .crew import Crew, Filler, Job, make_crew
+from .crew import CONTEXTS, KINDS, Crew, Job, Task, make_crew
+from .ring import Layout, Ring
 
 if TYPE_CHECKING:
     import torch
 
     from ..config import LoaderConfig
 
+Records = npt.NDArray[np.int64]
+
 
 class TorchvisionLoader(Loader):
     """Reads a packed split with worker threads or processes.
+
+    On the CPU the workers do everything, down to the normalised value, while a picture lies in their cache. For another
+    device they write uint8 into page-locked memory, and the device flips and normalises the whole batch.
+
+    Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn', 'forkserver': how worker
+    processes start), ``decoder`` ('auto', 'simplejpeg', 'nvimgcodec'), ``chunk`` (pictures a job; 'auto').
+
+    Attributes:
+        num_workers, workers: how many of which kind.
+        stats: batches handed out, bytes of JPEG behind them, seconds spent waiting for workers.
 
     Raises:
         UsageError: the data set, the split or the device is not there, or an option is unknown.
@@ -34,52 +47,77 @@ class TorchvisionLoader(Loader):
     """
 
     def __init__(self, config: LoaderConfig) -> None:
-        self.options = check_options(config, "torchvision", workers="auto", context="auto", chunk="auto")
+        options = check_options(config, "torchvision", workers="auto", context="auto", chunk="auto", decoder="auto")
+        for name, known in (("workers", KINDS), ("context", CONTEXTS), ("decoder", DECODERS)):
+            if options[name] not in known:
+                raise UsageError(f"option {name} must be one of {', '.join(known)}, got {options[name]!r}")
+        chunk = options["chunk"]
+        if chunk != "auto" and not (isinstance(chunk, int) and chunk > 0):
+            raise UsageError(f"option chunk must be auto or a whole number from 1 up, got {chunk!r}")
+        self._options = options
         self.device = choose_device(config.device)
         self.reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
         super().__init__(config, len(self.reader))
-        self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
+        cores = usable_cores()
+        self.num_workers = cores if config.num_workers == "auto" else config.num_workers
+        self.workers = "thread" if options["workers"] == "auto" else options["workers"]
+        self._on_host = self.device.type == "cpu"
         self._pin = self.device.type == "cuda" and config.pin_memory in ("auto", True)
-        self._buffers: list[torch.Tensor] = []
+        self._layout = Layout(
+            config.prefetch + Ring.KEPT,
+            config.batch_size,
+            config.image_size,
+            config.dtype if self._on_host else "uint8",
+        )
+        self._layout.check()
+        self._pinned = False
+        self._in_transit: list[tuple[Any, torch.Tensor]] = []  # copies begun: their events, and what is copied
+        self._ring: Ring | None = None
         self._crew: Crew | None = None
         self._ticket = 0  # of the next batch
+        self._ahead: deque[tuple[int, int, Records]] = deque()  # batches in the making: ticket, buffer, records
         self._open: dict[int, int] = {}  # jobs not yet over, by ticket
         self._failed: dict[int, AlexNetFastError] = {}
         self._pass = 0  # number of the newest pass; an older one that is still held must stop
-        self.stats = {"batches": 0, "bytes_read": 0, "wait_s": 0.0}
-        how = f"{self.num_workers} worker threads" if self.num_workers else "no workers"
-        self.description = f"torchvision: {how} on {usable_cores()} usable cores, batches finished on {self.device}"
+        self.stats: dict[str, float] = {"batches": 0, "bytes_read": 0, "wait_s": 0.0}
+        how = f"{self.num_workers} worker {self.workers}{'es' if self.workers == 'process' else 's'}"
+        self.description = (
+            f"torchvision: {how if self.num_workers else 'no workers'} on {cores} usable core{'s' * (cores > 1)}, "
+            f"{self._layout.count} batches of {self._layout.batch_bytes / 2**20:.0f} MiB in memory, for {self.device}"
+        )
 
-    def _start(self) -> Crew:
-        if self._crew is None:
-            import torch
+    def _start(self) -> tuple[Ring, Crew]:
+        if self._ring is None or self._crew is None:
+            self._ring = Ring(self._layout, shared=self.workers == "process" and self.num_workers > 0)
+            task = Task(self.reader, self._layout, self._options["decoder"])
+            self._crew = make_crew(self.workers, task, self._ring, self.num_workers, self._options["context"])
+            self._pinned = self._pin and self._ring.page_lock()
+        return self._ring, self._crew
 
-            c = self.config
-            shape = (c.batch_size, c.image_size, c.image_size, 3)
-            count = c.prefetch + 1
-            self._buffers = [
-                torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin).permute(0, 3, 1, 2) for _ in range(count)
-            ]
-            self._crew = make_crew("thread", Filler(self.reader), self._buffers, self.num_workers)
-        return self._crew
-
-    def plan(self, epoch: int, records: npt.NDArray[np.int64]) -> CropPlan:
+    def plan(self, epoch: int, records: Records) -> CropPlan:
         """The crops of some records in one epoch."""
-        rows = self.reader.index[records]
-        if self.config.train:
-            c = self.config
+        c, rows = self.config, self.reader.index[records]
+        if c.train:
             boxes = draw_crops(c.augmentation, c.seed, epoch, records, rows["height"], rows["width"])
-            return plan_train(boxes, self.config.image_size)
-        return plan_eval(rows["height"], rows["width"], self.config.image_size, self.config.eval_resize)
+            return plan_train(boxes, c.image_size)
+        return plan_eval(rows["height"], rows["width"], c.image_size, c.eval_resize)
 
-    def _submit(self, crew: Crew, slot: int, epoch: int, records: npt.NDArray[np.int64]) -> int:
+    def _flips(self, epoch: int, records: Records) -> npt.NDArray[np.bool_] | None:
+        c = self.config
+        return draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None
+
+    def _submit(self, crew: Crew, slot: int, epoch: int, records: Records) -> int:
         ticket, self._ticket = self._ticket, self._ticket + 1
         plan = self.plan(epoch, records)
-        chunk = max(1, min(16, len(records) // max(1, 2 * self.num_workers)))
+        flips = self._flips(epoch, records) if self._on_host else None
+        chunk = self._options["chunk"]
+        if chunk == "auto":
+            chunk = max(1, min(16, len(records) // max(1, 2 * self.num_workers)))
         starts = range(0, len(records), chunk)
         self._open[ticket] = len(starts)
         for i in starts:
-            crew.submit(Job(ticket, slot, i, records[i : i + chunk], plan[slice(i, i + chunk)]))
+            part = slice(i, i + chunk)
+            crew.submit(Job(ticket, slot, i, records[part], plan[part], None if flips is None else flips[part]))
         return ticket
 
     def _collect(self, crew: Crew) -> None:
@@ -90,69 +128,91 @@ class TorchvisionLoader(Loader):
         if result.error is not None:
             self._failed.setdefault(result.ticket, result.error)
 
-    def _drain(self, crew: Crew) -> None:
-        """Wait until no worker writes into a buffer any more."""
+    def _drain(self, ring: Ring, crew: Crew) -> None:
+        """Drop the batches in the making, once no worker writes into them any more."""
         crew.cancel_before(self._ticket)
         while self._open:
             self._collect(crew)
         self._failed.clear()
+        ring.free.extend(slot for _, slot, _ in self._ahead)
+        self._ahead.clear()
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        c = self.config
-        order = self.order(epoch)
-        crew = self._start()
-        self._drain(crew)
         self._pass += 1
         this_pass = self._pass
-        free = deque(range(len(self._buffers)))
-        ahead: deque[tuple[int, int, npt.NDArray[np.int64]]] = deque()
-        upcoming = iter(range(start_step, len(self)))
         try:
-            while True:
-                while free and (step := next(upcoming, None)) is not None:
-                    records = order[step * c.batch_size : (step + 1) * c.batch_size]
-                    slot = free.popleft()
-                    ahead.append((self._submit(crew, slot, epoch, records), slot, records))
-                if not ahead:
-                    return
-                ticket, slot, records = ahead.popleft()
-                begin = perf_counter()
-                while ticket in self._open:
-                    self._collect(crew)
-                self.stats["wait_s"] += perf_counter() - begin
-                if ticket in self._failed:
-                    raise self._failed[ticket]
-                batch = self._finish(slot, epoch, records)
-                free.append(slot)
-                yield batch
-                if self._pass != this_pass:
-                    raise RuntimeError("this pass over the loader was ended by a newer one")
+            ring, crew = self._start()
+            self._drain(ring, crew)  # what a pass left behind that was not finished
+            yield from self._run(ring, crew, epoch, start_step, this_pass)
+        except WorkerError:
+            self._stop()
+            raise
         finally:
-            if self._pass == this_pass and self._crew is not None:
-                self._drain(crew)
+            if self._pass == this_pass and self._crew is not None and self._ring is not None:
+                self._drain(self._ring, self._crew)
 
-    def _finish(self, slot: int, epoch: int, records: npt.NDArray[np.int64]) -> Batch:
+    def _run(self, ring: Ring, crew: Crew, epoch: int, start_step: int, this_pass: int) -> Iterator[Batch]:
+        size, order, ahead = self.config.batch_size, self.order(epoch), self._ahead
+        steps = iter(range(start_step, len(self)))
+        while True:
+            while ring.free and len(ahead) <= self.config.prefetch and (step := next(steps, None)) is not None:
+                records = order[step * size : (step + 1) * size]
+                slot = ring.free.popleft()
+                ahead.append((self._submit(crew, slot, epoch, records), slot, records))
+            if not ahead:
+                return
+            begin = perf_counter()
+            while ahead[0][0] in self._open:
+                self._collect(crew)
+            self.stats["wait_s"] += perf_counter() - begin
+            ticket, slot, records = ahead.popleft()
+            if ticket in self._failed:
+                ring.free.append(slot)
+                raise self._failed.pop(ticket)
+            yield self._hand_out(ring, slot, epoch, records)
+            if self._pass != this_pass:
+                raise RuntimeError("this pass over the loader was ended by a newer one")
+
+    def _hand_out(self, ring: Ring, slot: int, epoch: int, records: Records) -> Batch:
         import torch
 
-        c = self.config
         self.stats["batches"] += 1
-        self.stats["bytes_read"] += int(self.reader.index["length"][records].sum())
-        flips = torch.from_numpy(draw_flips(c.augmentation, c.seed, epoch, records)) if c.train else None
+        self.stats["bytes_read"] += int(self.reader.index["length"][records].sum(dtype=np.int64))
         labels = torch.from_numpy(self.reader.labels[records])
-        images = self._buffers[slot][: len(records)]
-        if self.device.type == "cpu":
-            images = images.clone(memory_format=torch.channels_last)
-        else:
-            # Blocking: the buffer is filled again as soon as this returns.
-            images = images.to(self.device)
-            labels = labels.to(self.device)
-            flips = flips.to(self.device) if flips is not None else None
-        return Batch(finish_batch(images, flips, getattr(torch, c.dtype)), labels)
+        images = ring.lend(slot, len(records))
+        if self._on_host:
+            return Batch(images, labels)
+        flips = self._flips(epoch, records)
+        for event, _ in self._in_transit:
+            event.synchronize()  # of the batch before, whose buffer will be filled again
+        self._in_transit.clear()
+        moved = images.to(self.device, non_blocking=self._pinned)
+        if self._pinned:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
+            self._in_transit.append((event, images))
+        labels = labels.to(self.device)
+        on_device = None if flips is None else torch.from_numpy(flips).to(self.device)
+        return Batch(finish_batch(moved, on_device, getattr(torch, self.config.dtype)), labels)
+
+    def _stop(self) -> None:
+        """Give up workers and buffers; batches that were lent stay valid."""
+        crew, self._crew, self._ring = self._crew, None, None
+        self._ahead.clear()
+        self._open.clear()
+        self._failed.clear()
+        if crew is not None:
+            crew.close()
 
     def close(self) -> None:
-        crew, self._crew = self._crew, None
-        if crew is not None:
-            self._drain(crew)
-            crew.close()
-        self._buffers = []
+        self._pass += 1
+        if self._crew is not None:
+            self._crew.cancel_before(self._ticket)
+        self._stop()
         self.reader.close()
+
+    def __del__(self) -> None:
+        crew: Any = getattr(self, "_crew", None)
+        if crew is not None:
+            crew.cancel_before(self._ticket)
+            crew.close()
