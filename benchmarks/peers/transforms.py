@@ -23,9 +23,16 @@ class Transform:
         self.in_worker = job.float_output and job.settings.get("normalise") == "worker"
         self.opencv = job.settings.get("decoder") == "opencv"
         self._call: Any = None
+        # Imported before the workers are forked; made in each of them, so that nothing of it is pickled.
+        if self.opencv:
+            import cv2  # noqa: F401
+            import simplejpeg  # noqa: F401
+        else:
+            import torchvision.io
+            import torchvision.transforms.v2  # noqa: F401
 
     def __call__(self, jpeg: Any) -> Any:
-        if self._call is None:  # made in the worker, so that nothing of it is pickled
+        if self._call is None:
             self._call = self._opencv() if self.opencv else self._torchvision()
         return self._call(jpeg)
 

@@ -1,0 +1,325 @@
+"""Tables and charts of docs/benchmarks.md and README.md, made from the committed results.
+
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    exit 1 and name the file where one differs from the results
+
+A table stands between two comments, `<!-- table: NAME -->` and `<!-- end: NAME -->`, and is replaced as a whole. The
+names are in TABLES; each is a function of the results alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("README.md", "docs/benchmarks.md")
+CHART = "docs/loaders.png"
+
+OURS = ("alexnet-fast", "alexnet-fast-resident")
+LIMIT = "bare-decode"
+TITLES = {
+    "alexnet-fast": "**alexnet-fast**",
+    "alexnet-fast-resident": "**alexnet-fast, resident**",
+    "ffcv": "FFCV",
+    "dali": "DALI (CPU)",
+    "spdl": "SPDL",
+    "torchvision-v2": "torchvision.io + v2",
+    "torchvision-pil": "torchvision, PIL",
+    "webdataset": "WebDataset",
+    "litdata": "LitData",
+    "mds": "MosaicML Streaming",
+    "timm": "timm",
+    "bare-decode": "*bare decode (limit)*",
+}
+CASES = {
+    "full-224": "ImageNet, full size",
+    "375-224": "ImageNet, longest side 375",
+    "tiny-64": "Tiny ImageNet at 64",
+    "tiny-224": "Tiny ImageNet up to 224",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a result says
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def good_runs(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [run for run in peer.get("runs", []) if "error" not in run and not run.get("problems")]
+
+
+def rate(run: Mapping[str, Any]) -> float:
+    """Pictures a second of one run: the median of its epochs after the warm-up, first batch apart."""
+    return statistics.median(epoch["images_per_s"] for epoch in run["epochs"][1:])
+
+
+def summary(peer: Mapping[str, Any]) -> dict[str, float] | None:
+    """Medians over a peer's runs in one case, with the slowest and fastest run; None where no run came through."""
+    runs = good_runs(peer)
+    if not runs:
+        return None
+    rates = [rate(run) for run in runs]
+    return {
+        "runs": len(runs),
+        "rate": statistics.median(rates),
+        "low": min(rates),
+        "high": max(rates),
+        "first_batch_s": statistics.median(
+            run["epochs"][0]["first_batch_s"] + run["epochs"][0]["open_s"] for run in runs
+        ),
+        "memory_mb": statistics.median(run["peak_memory_mb"] for run in runs),
+        "cpu": statistics.median(e["cpu_seconds_per_1k"] for run in runs for e in run["epochs"][1:]),
+    }
+
+
+def summaries(case: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By peer, in the order of TITLES."""
+    found = {name: summary(case["peers"][name]) for name in TITLES if name in case["peers"]}
+    return {name: row for name, row in found.items() if row is not None}
+
+
+def fastest_peer(rows: Mapping[str, Mapping[str, float]]) -> str | None:
+    peers = [name for name in rows if name not in OURS and name != LIMIT]
+    return max(peers, key=lambda name: rows[name]["rate"], default=None)
+
+
+def ratios(case: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Rate of `name` over the fastest peer's: of the medians, and the least and most of single rounds."""
+    rows = summaries(case)
+    best = fastest_peer(rows)
+    if best is None or name not in rows:
+        return None
+    pairs = zip(good_runs(case["peers"][name]), good_runs(case["peers"][best]), strict=False)
+    rounds = [rate(ours) / rate(theirs) for ours, theirs in pairs]
+    return {"peer": best, "ratio": rows[name]["rate"] / rows[best]["rate"], "low": min(rounds), "high": max(rounds)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def loaders_overview(result: Mapping[str, Any], output: str = "uint8") -> str:
+    """A row for each loader, a column for each data set: pictures a second."""
+    cases = {title: result["cases"].get(f"{name}-{output}") for name, title in CASES.items()}
+    columns = {title: (case, summaries(case)) for title, case in cases.items() if case and summaries(case)}
+    rows = []
+    for name, title in TITLES.items():
+        if not any(name in found for _, found in columns.values()):
+            continue
+        cells = [f"{found[name]['rate']:,.0f}" if name in found else "–" for _, found in columns.values()]
+        rows.append([title, *(f"**{cell}**" if name in OURS and cell != "–" else cell for cell in cells)])
+    for name, words in (
+        ("alexnet-fast", "alexnet-fast to the fastest peer"),
+        ("alexnet-fast-resident", "resident to it"),
+    ):
+        found = [ratios(case, name) for case, _ in columns.values()]
+        if any(found):
+            rows.append([words, *(f"{r['ratio']:.2f}x ({TITLES[r['peer']]})" if r else "–" for r in found)])
+    share = [
+        f"{found['alexnet-fast']['rate'] / found[LIMIT]['rate']:.0%}" if {"alexnet-fast", LIMIT} <= set(found) else "–"
+        for _, found in columns.values()
+    ]
+    if any(cell != "–" for cell in share):
+        rows.append(["alexnet-fast to bare decode", *share])
+    return markdown(["pictures/s", *columns], rows)
+
+
+def loaders_machine(result: Mapping[str, Any]) -> str:
+    e = result["environment"]
+    versions: dict[str, str] = {}
+    for case in result["cases"].values():
+        for peer in case["peers"].values():
+            versions |= peer.get("versions", {})
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version != "not installed")
+    runs = [s["runs"] for case in result["cases"].values() for s in summaries(case).values()]
+    at = sorted(
+        run["at"] for case in result["cases"].values() for peer in case["peers"].values() for run in peer["runs"]
+    )
+    return (
+        f"{e['cores']} cores of an {e['cpu']} ({', '.join(e['vector_extensions'][-3:])}), {e['memory_gib']:.0f} GiB, "
+        f"{e['system']}; measured {at[0][:10]}; {min(runs):.0f} to {max(runs):.0f} runs of each loader and case. {listed}."
+    )
+
+
+def loaders_detail(result: Mapping[str, Any]) -> str:
+    """One table a case."""
+    parts = []
+    for key, case in result["cases"].items():
+        found = summaries(case)
+        if not found:
+            continue
+        name, _, output = key.rpartition("-")
+        d = case["data"]
+        best = fastest_peer(found)
+        rows = []
+        for peer, s in sorted(found.items(), key=lambda item: -item[1]["rate"]):
+            settings = case["peers"][peer]["settings"]
+            rows.append(
+                [
+                    TITLES[peer],
+                    f"{s['rate']:,.0f}",
+                    f"{s['low']:,.0f}–{s['high']:,.0f}",
+                    f"{s['rate'] / found[best]['rate']:.2f}" if best else "–",
+                    f"{s['cpu']:.2f}",
+                    f"{s['memory_mb']:,.0f}",
+                    f"{s['first_batch_s']:.1f}",
+                    ", ".join(f"{k}={str(v).lower()}" for k, v in settings.items()),
+                ]
+            )
+        header = ["", "pictures/s", "slowest–fastest run", "to the fastest peer", "CPU s / 1,000", "memory MB"]
+        parts.append(
+            f"### {CASES.get(name, name)}, {output}\n\n"
+            f"{d['records']:,} records ({d['distinct_pictures']:,} different pictures), {d['mean_bytes'] / 1000:.1f} kB "
+            f"and {d['mean_pixels']:,} pixels on average; batches of {case['batch_size']}.\n\n"
+            + markdown([*header, "first batch s", "settings"], rows)
+        )
+    return "\n\n".join(parts)
+
+
+def loaders_repeat(result: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
+    """The ratio to the fastest peer in both measurements."""
+    rows = []
+    for key in result["cases"]:
+        cells = [key]
+        for measured in (result, again):
+            r = ratios(measured["cases"][key], "alexnet-fast") if measured and key in measured["cases"] else None
+            cells.append(f"{r['ratio']:.2f}x {TITLES[r['peer']]} ({r['low']:.2f}–{r['high']:.2f})" if r else "–")
+        rows.append(cells)
+    return markdown(["case", "first measurement", "second measurement"], rows)
+
+
+def loaders_tuning(result: Mapping[str, Any]) -> str:
+    """Which settings were tried for each loader, and the best and worst rate among them."""
+    rows = []
+    for key, case in result["cases"].items():
+        for peer, found in case["peers"].items():
+            trials = found.get("tuning", [])
+            if not trials:
+                continue
+            tried: dict[str, list[str]] = {}
+            for trial in trials:
+                for name, value in trial["settings"].items():
+                    word = str(value).lower()
+                    if word not in tried.setdefault(name, []):
+                        tried[name].append(word)
+            rates = [trial["images_per_s"] for trial in trials]
+            what = "; ".join(f"{name}: {', '.join(values)}" for name, values in tried.items() if len(values) > 1)
+            rows.append([key, TITLES[peer], str(len(trials)), f"{min(rates):,.0f}–{max(rates):,.0f}", what])
+    return markdown(["case", "loader", "trials", "pictures/s", "tried"], rows)
+
+
+def loaders_tables() -> dict[str, str]:
+    result = load("loaders-2core-epyc")
+    if result is None:
+        return {}
+    return {
+        "loaders": loaders_overview(result),
+        "loaders-float": loaders_overview(result, "float"),
+        "loaders-machine": loaders_machine(result),
+        "loaders-detail": loaders_detail(result),
+        "loaders-repeat": loaders_repeat(result, load("loaders-2core-epyc-again")),
+        "loaders-tuning": loaders_tuning(result),
+    }
+
+
+# Other benchmarks add a function here: {name of a table: its Markdown}.
+TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables]
+
+
+def all_tables() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for tables in TABLES:
+        found |= tables()
+    return found
+
+
+def replaced(page: str, tables: Mapping[str, str]) -> str:
+    """`page` with each table that it names."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in tables:
+            return match.group(0)
+        return f"<!-- table: {name} -->\n\n{tables[name]}\n\n<!-- end: {name} -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end: \1 -->", table, page, flags=re.DOTALL)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chart
+
+
+def loaders_chart(result: Mapping[str, Any], path: Path) -> None:
+    """Bars of pictures a second, a panel a data set, with the slowest and fastest run; bare decode as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [(title, summaries(result["cases"][f"{name}-uint8"])) for name, title in CASES.items()
+              if f"{name}-uint8" in result["cases"]]  # fmt: skip
+    panels = [(title, rows) for title, rows in panels if rows]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.2), layout="constrained", squeeze=False)
+    for axis, (title, rows) in zip(axes[0], panels, strict=True):
+        bars = sorted(((n, r) for n, r in rows.items() if n != LIMIT), key=lambda item: item[1]["rate"])
+        names = [TITLES[name].strip("*") for name, _ in bars]
+        rates = [row["rate"] for _, row in bars]
+        errors = [[row["rate"] - row["low"] for _, row in bars], [row["high"] - row["rate"] for _, row in bars]]
+        colours = ["#c0392b" if name in OURS else "#95a5a6" for name, _ in bars]
+        axis.barh(names, rates, xerr=errors, color=colours, ecolor="#2c3e50", capsize=2)
+        if LIMIT in rows:
+            axis.axvline(rows[LIMIT]["rate"], color="#2c3e50", linestyle="--", linewidth=1, label="bare decode")
+            axis.legend(loc="lower right", frameon=False)
+        axis.set_title(title)
+        axis.set_xlabel("pictures a second, uint8")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Loaders on {result['environment']['cores']} cores, each at its best settings")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No date or version of matplotlib in the file: the same result makes the same bytes.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    tables = all_tables()
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        if not page.exists():
+            continue
+        text = page.read_text()
+        wanted = replaced(text, tables)
+        if wanted != text:
+            stale.append(name)
+            if not args.check:
+                page.write_text(wanted)
+    result = load("loaders-2core-epyc")
+    if result is not None and not args.check:
+        loaders_chart(result, ROOT / CHART)
+    if stale:
+        print(f"{'differ from the results' if args.check else 'written'}: {', '.join(stale)}")
+    return 1 if stale and args.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The benchmarks' machinery: tables say what the committed results say, and a side-by-side run does its work."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="an installed package comes without benchmarks/")
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def loaders() -> ModuleType:
+    return _module("loaders")
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    return _module("tables")
+
+
+def _run(rate: float, cpu: float = 2.0) -> dict:
+    warm_up = {"images_per_s": 1.0, "first_batch_s": 0.5, "open_s": 1.0, "cpu_seconds_per_1k": 9.0}
+    measured = {"images_per_s": rate, "first_batch_s": 0.1, "cpu_seconds_per_1k": cpu}
+    return {"epochs": [warm_up, measured, measured], "peak_memory_mb": 500, "problems": []}
+
+
+@pytest.fixture
+def case() -> dict:
+    return {
+        "data": {"records": 1536, "distinct_pictures": 100, "mean_bytes": 1000, "mean_pixels": 4096},
+        "batch_size": 128,
+        "peers": {
+            "alexnet-fast": {"runs": [_run(300), _run(330), _run(360)], "settings": {"workers": 2}},
+            "ffcv": {"runs": [_run(200), _run(220), _run(180)], "settings": {"os_cache": True}},
+            "timm": {"runs": [_run(90), {**_run(900), "problems": ["labels"]}], "settings": {}},
+            "dali": {"runs": [{"error": "no", "epochs": []}], "settings": {}},
+            "bare-decode": {"runs": [_run(400)], "settings": {}},
+        },
+    }
+
+
+def test_every_table_is_what_the_results_say(tables):
+    wanted = tables.all_tables()
+    for name in tables.PAGES:
+        text = (ROOT / name).read_text() if (ROOT / name).exists() else ""
+        assert tables.replaced(text, wanted) == text, f"{name} differs: run python benchmarks/tables.py"
+
+
+def test_a_table_that_was_changed_by_hand_is_noticed(tables):
+    page = "before\n<!-- table: x -->\n\n| 901 |\n\n<!-- end: x -->\nafter"
+    assert tables.replaced(page, {"x": "| 901 |"}) == page
+    assert tables.replaced(page, {"x": "| 900 |"}) == page.replace("901", "900")
+    assert tables.replaced(page, {"y": "| 900 |"}) == page
+
+
+def test_failed_runs_count_for_nothing(tables, case):
+    rows = tables.summaries(case)
+    assert list(rows) == ["alexnet-fast", "ffcv", "timm", "bare-decode"]
+    assert rows["timm"]["rate"] == 90 and rows["timm"]["runs"] == 1
+    assert rows["alexnet-fast"] == {
+        "runs": 3, "rate": 330, "low": 300, "high": 360, "first_batch_s": 1.5, "memory_mb": 500, "cpu": 2.0,
+    }  # fmt: skip
+
+
+def test_the_ratio_is_to_the_fastest_peer_and_not_to_the_limit(tables, case):
+    found = tables.ratios(case, "alexnet-fast")
+    assert found == {"peer": "ffcv", "ratio": 1.65, "low": 1.5, "high": 2.0}
+    table = tables.loaders_overview({"cases": {"full-224-uint8": case}})
+    assert "| alexnet-fast to the fastest peer | 1.65x (FFCV) |" in table
+    assert "| alexnet-fast to bare decode | 82% |" in table
+
+
+def test_tuning_takes_one_setting_after_another(loaders):
+    speed = {(1, "a"): 10.0, (2, "a"): 30.0, (3, "a"): 20.0, (2, "b"): 40.0}
+    known: dict[str, float] = {}
+    options = {"workers": (1, 2, 3), "decoder": ("a", "b")}
+    while True:
+        best, trial = loaders.descend(options, {}, known)
+        if trial is None:
+            break
+        known[loaders._key(trial)] = speed[trial["workers"], trial["decoder"]]
+    assert best == {"workers": 2, "decoder": "b"}
+    assert len(known) == 4  # (1, "b") and (3, "b") were never tried
+
+
+def test_results_name_the_machine_and_every_version(loaders):
+    for path in sorted((BENCHMARKS / "results").glob("loaders-*.json")):
+        result = json.loads(path.read_text())
+        assert {"cpu", "cores", "memory_gib"} <= set(result["environment"]), path.name
+        for case in result["cases"].values():
+            for name, peer in case["peers"].items():
+                if peer.get("runs"):
+                    assert peer["versions"]["python"] and peer["settings"] is not None, (path.name, name)
+        assert "/work" not in path.read_text() and "/root" not in path.read_text(), path.name
+
+
+def test_requirements_name_packages_and_versions_alone():
+    files = sorted((BENCHMARKS / "peers").glob("requirements-*.txt"))
+    assert len(files) >= 9
+    for path in files:
+        for line in path.read_text().splitlines():
+            name, _, version = line.partition("==")
+            assert name and version and "/" not in line and not line.startswith("-"), f"{path.name}: {line}"
+
+
+def test_a_side_by_side_run_from_pictures_to_table(loaders, tables, make_pictures, tmp_path):
+    source = make_pictures(tmp_path / "pictures", classes=3, per_class=4, size=(48, 40))
+    envs, work, out = tmp_path / "envs", tmp_path / "work", tmp_path / "result.json"
+    for name in ("ours", "torchvision"):
+        python = envs / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+    peers = ["alexnet-fast", "torchvision-v2", "bare-decode"]
+    command = [sys.executable, str(BENCHMARKS / "loaders.py")]
+    common = ["--envs", str(envs), "--work", str(work), "--peer", *peers]
+    subprocess.run([*command, "prepare", *common, "--source", f"p={source}"], check=True, timeout=120)
+    run = [*command, "run", *common, "--out", str(out), "--case", "p-32-uint8", "--epochs", "2"]
+    subprocess.run([*run, "--rounds", "1", "--seconds-budget", "500"], check=True, timeout=120)
+    result = json.loads(out.read_text())
+    case = result["cases"]["p-32-uint8"]
+    assert case["data"]["records"] == 1536 and case["data"]["distinct_pictures"] == 12
+    rows = tables.summaries(case)
+    assert set(rows) == set(peers)
+    checks = {name: case["peers"][name]["runs"][0]["epochs"][0].get("check") for name in peers}
+    ours, theirs = checks["alexnet-fast"], checks["torchvision-v2"]
+    assert ours["labels"] == theirs["labels"]
+    assert ours["pixel_mean"] == pytest.approx(theirs["pixel_mean"], abs=3)
+    assert ours["pixel_std"] == pytest.approx(theirs["pixel_std"], abs=3)
+    # A run that read fewer pictures than there are is told.
+    (work / "p" / "data.json").write_text(json.dumps({**case["data"], "records": 3072}))
+    peer, here = loaders.BY_NAME["bare-decode"], case["peers"]["bare-decode"]["runs"][0]
+    assert loaders.problems(here, work / "p", peer) == ["epoch 0: 1536 of 3072", "epoch 1: 1536 of 3072"]
