@@ -149,12 +149,14 @@ def loaders_machine(result: Mapping[str, Any]) -> str:
             versions |= peer.get("versions", {})
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version != "not installed")
     runs = [s["runs"] for case in result["cases"].values() for s in summaries(case).values()]
-    at = sorted(
-        run["at"] for case in result["cases"].values() for peer in case["peers"].values() for run in peer["runs"]
-    )
+    peers = [peer for case in result["cases"].values() for peer in case["peers"].values()]
+    at = sorted(run["at"] for peer in peers for run in peer.get("runs", []))
+    if not at:
+        return "Not measured yet."
     return (
         f"{e['cores']} cores of an {e['cpu']} ({', '.join(e['vector_extensions'][-3:])}), {e['memory_gib']:.0f} GiB, "
-        f"{e['system']}; measured {at[0][:10]}; {min(runs):.0f} to {max(runs):.0f} runs of each loader and case. {listed}."
+        f"{e['system']}; measured {at[0][:10]}; {min(runs):.0f} to {max(runs):.0f} runs of each loader and case. "
+        f"Versions: {listed}."
     )
 
 
@@ -186,8 +188,8 @@ def loaders_detail(result: Mapping[str, Any]) -> str:
         header = ["", "pictures/s", "slowest–fastest run", "to the fastest peer", "CPU s / 1,000", "memory MB"]
         parts.append(
             f"### {CASES.get(name, name)}, {output}\n\n"
-            f"{d['records']:,} records ({d['distinct_pictures']:,} different pictures), {d['mean_bytes'] / 1000:.1f} kB "
-            f"and {d['mean_pixels']:,} pixels on average; batches of {case['batch_size']}.\n\n"
+            f"{d['records']:,} records ({d['distinct_pictures']:,} different pictures), {d['mean_bytes'] / 1000:.1f} "
+            f"kB and {d['mean_pixels']:,} pixels on average; batches of {case['batch_size']}.\n\n"
             + markdown([*header, "first batch s", "settings"], rows)
         )
     return "\n\n".join(parts)

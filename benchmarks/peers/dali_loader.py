@@ -7,11 +7,11 @@ from pathlib import Path
 from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main, pictures
 
 CANDIDATES = {
-    "workers": (2, 1, 3, 4),
-    "reader": ("caffe", "file"),
     "decode": ("region", "whole"),
-    "mirror": ("normalize", "flip"),
     "fast_idct": (False, True),
+    "mirror": ("normalize", "flip"),
+    "reader": ("caffe", "file"),
+    "workers": (2, 3, 4, 1),
     "prefetch": (2, 3),
 }
 FLOAT_CANDIDATES = {"normalise": ("pipeline", "batch")}

@@ -7,9 +7,9 @@ from pathlib import Path
 from common import MEAN, STD, Epoch, Job, defaults_of, main, pictures
 
 CANDIDATES = {
-    "workers": (2, 1, 3),
+    "workers": (2, 3, 1),
     "os_cache": (True, False),
-    "batches_ahead": (3, 2),
+    "batches_ahead": (3,),
 }
 FLOAT_CANDIDATES = {"normalise": ("pipeline", "batch")}
 PACKAGES = ("ffcv", "numba", "numpy", "torch", "opencv-python")

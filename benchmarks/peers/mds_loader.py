@@ -7,7 +7,7 @@ from pathlib import Path
 from common import Epoch, Job, defaults_of, fresh, main, pictures
 from transforms import DECODERS, NORMALISE, Finish, Transform
 
-CANDIDATES = {"workers": (2, 1, 3, 4, 0), "decoder": DECODERS, "prefetch": (2, 4)}
+CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
 PACKAGES = ("mosaicml-streaming", "torch", "torchvision", "simplejpeg", "opencv-python-headless", "numpy")
 FORMAT = "mds"

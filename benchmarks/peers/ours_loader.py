@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common import Epoch, Job, defaults_of, fresh, main
 
-CANDIDATES = {"workers": ("auto", 1, 2, 3, 4), "backend": ("torchvision",), "prefetch": (2, 3)}
+CANDIDATES = {"backend": ("torchvision",), "workers": ("auto", 1, 3, 4), "prefetch": (2,)}
 FLOAT_CANDIDATES: dict[str, tuple] = {}
 PACKAGES = ("torch", "torchvision", "simplejpeg", "numpy", "lmdb")
 FORMAT = "alexnet-fast"

@@ -9,10 +9,10 @@ from common import Epoch, Job, defaults_of, main, pictures, random_crop
 from transforms import Finish, Transform
 
 CANDIDATES = {
-    "workers": (2, 1, 3, 4),
-    "decoder": ("torchvision", "opencv", "ffmpeg"),
-    "unit": ("picture", "chunk"),
-    "sink": (3, 6),
+    "unit": ("chunk", "picture"),
+    "decoder": ("opencv", "torchvision", "ffmpeg"),
+    "workers": (2, 3, 4, 1),
+    "sink": (3,),
 }
 FLOAT_CANDIDATES = {"normalise": ("batch", "worker")}
 PACKAGES = ("spdl", "spdl-io", "torch", "torchvision", "simplejpeg", "opencv-python-headless", "numpy")

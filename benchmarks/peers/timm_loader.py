@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main
 
-CANDIDATES = {"workers": (2, 1, 3, 4), "interpolation": ("bilinear",)}
+CANDIDATES = {"workers": (2, 3, 4, 1), "interpolation": ("bilinear",)}
 FLOAT_CANDIDATES = {"prefetcher": (True, False)}
 PACKAGES = ("timm", "torch", "torchvision", "pillow", "numpy")
 

@@ -8,9 +8,9 @@ from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main
 from transforms import NORMALISE, Finish, Transform
 
 CANDIDATES = {
-    "workers": (2, 1, 3, 4, 0),
     "decoder": ("torchvision", "pil"),
-    "prefetch": (2, 4),
+    "workers": (2, 3, 4, 1),
+    "prefetch": (2,),
 }
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
