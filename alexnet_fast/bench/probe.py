@@ -21,6 +21,7 @@ from ..errors import UsageError
 from ..order import epoch_order
 from ..shards import ShardReader
 from .cell import synchronise
+from .processes import tree_usage
 
 if TYPE_CHECKING:
     import torch
@@ -228,11 +229,13 @@ class _Stages:
         """How far threads of one process get in each other's way."""
         count = min(usable_cores(), 8)
         if count < 2:
-            return {"threads": None, "thread_scaling": None}
-        alone = self._rate_of_threads(1)
-        return {"threads": count, "thread_scaling": self._rate_of_threads(count) / alone}
+            return {"threads": None, "thread_scaling": None, "threads_running": None}
+        alone, _ = self._run_threads(1)
+        rate, running = self._run_threads(count)
+        return {"threads": count, "thread_scaling": rate / alone, "threads_running": running}
 
-    def _rate_of_threads(self, count: int) -> float:
+    def _run_threads(self, count: int) -> tuple[float, float | None]:
+        """(pictures/s, threads that run or stand ready to) of so many threads that read, decode and resize."""
         import torch
 
         done, stop = [0] * count, threading.Event()
@@ -241,7 +244,9 @@ class _Stages:
             torch.set_num_threads(1)
             decoder, out, i = PictureDecoder(), self._empty_batch(len(self._sample)), number
             while not stop.is_set():
-                self._fill_one(decoder, i % len(self._jpegs), out)
+                n = i % len(self._sample)
+                self._jpegs[n] = self._reader.read(int(self._sample[n]))
+                self._fill_one(decoder, n, out)
                 done[number] += 1
                 i += count
 
@@ -249,13 +254,16 @@ class _Stages:
         for thread in threads:
             thread.start()
         time.sleep(0.1)
-        before, begin = sum(done), time.perf_counter()
+        first, before, begin = tree_usage(os.getpid()), sum(done), time.perf_counter()
         time.sleep(_STAGE_SECONDS / 2)
-        rate = (sum(done) - before) / (time.perf_counter() - begin)
+        last, seconds = tree_usage(os.getpid()), time.perf_counter() - begin
+        rate = (sum(done) - before) / seconds
         stop.set()
         for thread in threads:
             thread.join()
-        return rate
+        if first is None or last is None or first.wait_seconds is None or last.wait_seconds is None:
+            return rate, None
+        return rate, (last.cpu_seconds - first.cpu_seconds + last.wait_seconds - first.wait_seconds) / seconds
 
     def hand_over(self) -> dict[str, float | None]:
         """A uint8 batch from another process to this one, through shared memory, as a DataLoader's worker hands it."""

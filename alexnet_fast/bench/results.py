@@ -124,6 +124,7 @@ class Stages:
         device_augment: flip and normalise on the device, batched.
         threads: number of threads of `thread_scaling`.
         thread_scaling: how many times the pictures/s of one thread that many threads reach in one process.
+        threads_running: how many of them run at a time, or would if a core were free; the others wait for the GIL.
     """
 
     read: float | None = None
@@ -136,6 +137,7 @@ class Stages:
     device_augment: float | None = None
     threads: int | None = None
     thread_scaling: float | None = None
+    threads_running: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

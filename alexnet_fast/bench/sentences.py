@@ -178,8 +178,8 @@ def _say_workers(series: Sequence[Row]) -> str | None:
             "by number of workers."
         )
     sentence = (
-        f"More workers help up to {top.workers}: {_workers(top.workers)} read {_times(top.rate / least.rate)} as fast "
-        f"as {_workers(least.workers)}"
+        f"More workers help up to {top.workers}: {_workers(top.workers)} {'reads' if top.workers == 1 else 'read'} "
+        f"{_times(top.rate / least.rate)} as fast as {_workers(least.workers)}"
     )
     if most is not top:
         change = most.rate / top.rate - 1
@@ -196,6 +196,10 @@ def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
         return
     trend = trend_of(series)
     last = trend.top if trend is not None else series[-1]
+    gil = _say_gil(measured, last)
+    if gil is not None:
+        yield gil
+        return
     capacity = measured.environment.capacity
     # Where the gain ends the last cores may still be free now and then; with the most workers they are not.
     for row in (last, max(series, key=lambda row: row.cores_wanted or 0.0)):
@@ -206,7 +210,7 @@ def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
     if last.cores_wanted is None:
         yield _say_decode(measured, last)
         return
-    yield _say_main_process(measured, last) or _say_gil(measured, last) or _say_idle(measured, last)
+    yield _say_main_process(measured, last) or _say_idle(measured, last)
 
 
 def _say_cores(measured: Measured, row: Row) -> str:
@@ -271,12 +275,15 @@ def _say_gil(measured: Measured, row: Row) -> str | None:
     s = measured.stages
     if row.backend != "torchvision" or not s.threads or s.thread_scaling is None:
         return None
-    if s.thread_scaling >= SCALING * s.threads:
+    # Cores taken by other programs slow threads down too, so how many of them could run tells more than their speed;
+    # but for lack of cores alone several threads are not slower than one.
+    at_work = s.threads_running if s.threads_running is not None else s.thread_scaling
+    if at_work >= SCALING * s.threads and s.thread_scaling >= 0.9:
         return None
     return (
-        f"The GIL is in the way: {s.threads} threads of one process decode and resize {_times(s.thread_scaling)} the "
-        f"pictures of one, not {s.threads} times; the pictures are so small that Python's own share of the work, which "
-        "one thread at a time can do, is large."
+        f"The GIL is in the way: {s.threads} threads that read, decode and resize in one process reach "
+        f"{_times(s.thread_scaling)} the pictures of one ({at_work:.1f} of them run at a time); with pictures this "
+        "small Python's own share of the work, which one thread at a time can do, is large."
     )
 
 
@@ -299,6 +306,10 @@ def _say_start(measured: Measured, series: Sequence[Row]) -> str | None:
     return _start_sentence(least, many, measured.environment.records, "this split")
 
 
+def _pay(row: Row) -> str:
+    return "pays" if row.workers == 1 else "pay"
+
+
 def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
     lead = (
         f"Start-up: the first batch comes after {_s(few.start)} with {_workers(few.workers)} and after "
@@ -318,12 +329,13 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
         return f"{lead}{measured}; {_workers(many.workers)} never win that back."
     if pictures > records:
         return (
-            f"{lead}: {_workers(many.workers)} pay from {_n(pictures)} pictures an epoch on, and {what} has "
+            f"{lead}: {_workers(many.workers)} {_pay(many)} from {_n(pictures)} pictures an epoch on, and {what} has "
             f"{_n(records)}, so start-up outweighs them{measured}."
         )
     if many.start - few.start < 0.05 and pictures < records / 10:
         return None
-    return f"{lead}: {_workers(many.workers)} pay from {_n(pictures)} pictures on; {what} has {_n(records)}{measured}."
+    pay = f"{_workers(many.workers)} {_pay(many)} from {_n(pictures)} pictures on"
+    return f"{lead}: {pay}; {what} has {_n(records)}{measured}."
 
 
 def _say_cold(measured: Measured) -> str | None:

@@ -64,6 +64,11 @@ def default_workers(usable: int) -> tuple[int, ...]:
     return tuple(steps)
 
 
+def default_backends(environment: Environment) -> list[str]:
+    """Those that run here, but for DALI on a CPU, which must be asked for: there it is never the fastest."""
+    return [name for name in environment.backends if name != "dali" or environment.device == "cuda"]
+
+
 def _count_pictures(folder: Path) -> int:
     """Pictures in a folder of class folders.
 
@@ -164,8 +169,10 @@ class _Session:
                 self._extra = [Row(backend="all", num_workers=None, pin_memory=True, batch_size=None, status=why)]
             pins = (False,)
         workers = c.num_workers if c.num_workers is not None else default_workers(e.usable_cores)
-        for backend in c.backends or e.backends:
-            counts = workers if backend in _SCALES else (max(workers),)
+        for backend in c.backends or default_backends(e):
+            counts: Sequence[int] = workers if backend in _SCALES else (max(workers),)
+            if backend == "dali":  # which cannot do without a thread, so 0 and 1 are the same
+                counts = sorted({max(1, count) for count in counts})
             self._add(backend, counts, pins if backend in _PINS else (False,))
         if c.baseline is not None:
             self._add(BASELINE, workers, pins)
