@@ -6,11 +6,20 @@ decoder hands out the picture without copying it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 from .errors import DamagedDataError
+
+Int64Array = npt.NDArray[np.int64]
 
 _U32 = 0xFFFFFFFF
 
 
+@lru_cache(maxsize=1 << 16)  # labels and lengths of small pictures come again and again
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
@@ -43,6 +52,17 @@ def datum_frame(length: int, label: int) -> tuple[bytes, bytes]:
     """What lies before and behind a picture of `length` bytes in the ``Datum`` that `encode_datum` makes."""
     # protobuf writes a negative int32 as the ten bytes of its 64-bit two's complement.
     return b"\x22" + _varint(length), b"\x28" + _varint(label & 0xFFFFFFFFFFFFFFFF) + b"\x38\x01"
+
+
+def datum_frame_sizes(lengths: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[Int64Array, Int64Array]:
+    """Sizes of what `datum_frame` gives for many pictures at once: ((n,) before, (n,) behind), bytes."""
+    lengths, labels = lengths.astype(np.int64), labels.astype(np.int64)
+    heads, tails = np.full(len(lengths), 2, np.int64), np.full(len(labels), 4, np.int64)
+    for shift in range(7, 35, 7):
+        heads += lengths >> shift > 0
+        tails += labels >> shift > 0
+    tails[labels < 0] = 13
+    return heads, tails
 
 
 def decode_datum(record: bytes | memoryview) -> tuple[memoryview, int]:

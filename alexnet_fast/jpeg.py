@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
 from .errors import DamagedDataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # A picture that claims more is refused before anything is decoded: its pixels alone would take 400 MB.
 MAX_PIXELS = 1 << 27
@@ -135,6 +137,8 @@ def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95
 
 def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality: int) -> Picture:
     """Decode with Pillow or, for a damaged JPEG, as far as libjpeg-turbo gets; shrink where asked; encode."""
+    from PIL import Image  # workers that need not mend anything start sooner without it
+
     image, kind = _decode(data, wrong)
     reason = f"{wrong} ({kind})" if wrong == "not a JPEG" else wrong
     size = image.size
@@ -151,6 +155,8 @@ def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality:
 
 def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
     """(picture in mode RGB or L, kind of file)."""
+    from PIL import Image, UnidentifiedImageError
+
     if wrong == "" or wrong.startswith("damaged JPEG"):
         try:
             pixels = simplejpeg.decode_jpeg(data, strict=False)
@@ -183,6 +189,8 @@ def _is_grey(data: bytes) -> bool:
 
 def _as_8_bit(image: Any) -> Image.Image:
     """Mode L or RGB, as ``convert`` has it but for 16-bit greys, which it would clip instead of scale."""
+    from PIL import Image
+
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))

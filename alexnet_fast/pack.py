@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +26,10 @@ from .shardwork import (
     prepare_chunk,
     write_shard,
 )  # fmt: skip
-from .sources import open_source
+from .sources import MANY, open_source
 from .target import open_target, refuse_difference
 from .workers import WorkerPool
 
-# Below so many pictures, starting workers costs more than they save.
-_WORTH_WORKERS = 4000
 # dataset.json lists so many re-encoded pictures of each reason by name; the counts are of all.
 _LISTED = 1000
 
@@ -89,11 +87,16 @@ def pack(
         quality=quality, seed=seed, limit=limit,
     )  # fmt: skip
     report = progress or NoProgress()
-    with _plain_disk_errors(dataset), open_target(Path(dataset)) as target:
-        plan = make_plan(open_source(source, format=format, staging=target.staging, note=report.note), options)
-        identity = plan.identity()
+    pool = WorkerPool(usable_cores() if workers == "auto" else workers, on_progress=report.advance)
+    with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
+        found = open_source(
+            source, format=format, staging=target.staging, note=report.note,
+            on_many=pool.start if engine == "local" else None,
+        )  # fmt: skip
+        plan = make_plan(found, options)
         if overwrite:
             target.clear()
+        identity = plan.identity()
         complete = target.complete()
         if complete is not None:
             refuse_difference(complete.packing, identity, f"{dataset} is complete and was packed")
@@ -107,12 +110,14 @@ def pack(
         jobs = [
             ShardJob(
                 dataset=str(target.dataset.resolve()), work=str(target.work.resolve()), plan=shard,
-                containers=tuple(map(str, plan.source.containers)), source_name=plan.source.name,
+                containers=tuple(map(str, found.containers)), source_name=found.name,
                 resize_shorter=resize_shorter, quality=quality, skip_bad=on_bad_image == "skip",
             )
             for shard in plan.shards
         ]  # fmt: skip
-        finished = _write_shards(jobs, plan, workers, engine, report)
+        if workers == "auto" and plan.records < MANY:
+            pool.stay_here()
+        finished = _write_shards(jobs, plan, pool, engine, report)
         info = _describe(plan, identity, finished, on_bad_image)
         write_dataset_info(target.dataset, info)
     return info
@@ -132,7 +137,7 @@ def _plain_disk_errors(dataset: str | Path) -> Iterator[None]:
 
 
 def _write_shards(
-    jobs: Sequence[ShardJob], plan: Plan, workers: int | Literal["auto"], engine: str, report: Progress
+    jobs: Sequence[ShardJob], plan: Plan, pool: WorkerPool, engine: str, report: Progress
 ) -> list[FinishedShard]:
     """All shards, those of an earlier run included, in the plan's order."""
     done = {job.plan.name: found for job in jobs if (found := load_finished(job)) is not None}
@@ -140,34 +145,36 @@ def _write_shards(
     report.start(plan.records)
     if done:
         report.note(f"{len(done)} of {len(jobs)} shards were finished already")
-        report.advance(sum(job.plan.stop - job.plan.start for job in jobs if job.plan.name in done))
-    if workers == "auto":
-        left = sum(job.plan.stop - job.plan.start for job in todo)
-        workers = usable_cores() if left >= _WORTH_WORKERS else 0
-    with WorkerPool(workers, on_progress=report.advance) as pool:
-        if pool.parallel and len(todo) >= 2 * workers:
-            futures = [pool.submit(write_shard, job) for job in todo]
-        else:
-            futures = list(_by_chunks(pool, todo, report))
-        for job, future in zip(todo, futures, strict=True):
-            done[job.plan.name] = future.result()
+        report.advance(sum(job.records for job in jobs if job.plan.name in done))
+    if pool.parallel and len(todo) >= 2 * pool.count:
+        results = [pool.submit(write_shard, job) for job in todo]
+    else:
+        results = _write_by_chunks(pool, todo, report)
+    for job, future in zip(todo, results, strict=True):
+        done[job.plan.name] = future.result()
     return [done[job.plan.name] for job in jobs]
 
 
-def _by_chunks(pool: WorkerPool, jobs: Sequence[ShardJob], report: Progress) -> Iterator[Future[Any]]:
-    """Few shards: the workers prepare chunks of them, and this process writes one shard after the other."""
-    for job in jobs:
+def _write_by_chunks(pool: WorkerPool, jobs: Sequence[ShardJob], report: Progress) -> list[Future[FinishedShard]]:
+    """Few shards: the workers prepare chunks of them, and this process writes one shard after the other.
 
-        def prepared(job: ShardJob = job) -> Iterator[Any]:
-            parts = list(chunks(job))
-            for part, result in zip(parts, pool.map(prepare_chunk, ((job, *part) for part in parts)), strict=True):
-                yield result
-                report.advance(part[1] - part[0])
+    What ends a shard (sync, checksums, index) is done in a thread while the next one is filled.
+    """
+    results = []
+    with contextlib.ExitStack() as writers, ThreadPoolExecutor(1) as finisher:
+        for job in jobs:
+            writer = ShardWriter(Path(job.dataset), job.plan.name, expected_bytes=job.plan.source_bytes)
+            writers.enter_context(writer)
+            notes = fill_shard(writer, _prepared(pool, job, report))
+            results.append(finisher.submit(finish_shard, job, writer, notes))
+    return results
 
-        with ShardWriter(Path(job.dataset), job.plan.name, expected_bytes=job.plan.source_bytes) as writer:
-            future: Future[FinishedShard] = Future()
-            future.set_result(finish_shard(job, writer, fill_shard(writer, prepared())))
-        yield future
+
+def _prepared(pool: WorkerPool, job: ShardJob, report: Progress) -> Iterator[Any]:
+    parts = list(chunks(job))
+    for part, result in zip(parts, pool.map(prepare_chunk, ((job, *part) for part in parts)), strict=True):
+        yield result
+        report.advance(part[1] - part[0])
 
 
 def _describe(

@@ -45,6 +45,11 @@ class ShardJob:
     skip_bad: bool
 
     @property
+    def records(self) -> int:
+        """Pictures that the shard is planned to hold."""
+        return self.plan.stop - self.plan.start
+
+    @property
     def notes_path(self) -> Path:
         return Path(self.work) / f"{self.plan.name}.json"
 

@@ -45,7 +45,7 @@ class WorkerPool:
     Leaving the context ends them: after their work where nothing failed, at once where something did.
 
     Args:
-        count: processes; 0 runs everything in this one.
+        count: processes, started by `start` or with the first task; 0 runs everything in this one.
         on_progress: called, from any thread, with what tasks pass to `report_progress`.
     """
 
@@ -56,12 +56,30 @@ class WorkerPool:
         self._count = count if sys.executable else 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
-        for _ in range(self._count):
+
+    def start(self) -> None:
+        """Start the processes now, so that they are ready when there are tasks."""
+        for _ in range(self._count - len(self._processes)):
             process = _start_worker()
             thread = threading.Thread(target=self._serve, args=(process,), daemon=True)
             self._processes.append(process)
             self._threads.append(thread)
             thread.start()
+
+    @property
+    def count(self) -> int:
+        """Processes, started or not; 0 where everything runs in this one."""
+        return self._count
+
+    @property
+    def started(self) -> bool:
+        """Whether there are processes already."""
+        return bool(self._processes)
+
+    def stay_here(self) -> None:
+        """Run everything in this process, where none was started yet."""
+        if not self._processes:
+            self._count = 0
 
     @property
     def parallel(self) -> bool:
@@ -76,6 +94,7 @@ class WorkerPool:
         global _report
         future: Future[Any] = Future()
         if self.parallel:
+            self.start()
             self._tasks.put((future, (function, args)))
             return future
         _report = self._on_progress

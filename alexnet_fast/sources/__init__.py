@@ -16,18 +16,23 @@ from .parquet import read_parquet
 from .reading import FileReader
 from .remote import fetch, is_url
 from .staging import Staging
-from .table import MemberList, Source, Split
+from .table import MANY, MemberList, Source, Split
 from .tree import read_tree
 from .webdataset import is_webdataset, read_webdataset
 
-__all__ = ["FORMATS", "FileReader", "Source", "Split", "open_source"]
+__all__ = ["FORMATS", "MANY", "FileReader", "Source", "Split", "open_source"]
 
 FORMATS = ("auto", "tiny-imagenet", "imagefolder", "kaggle", "ilsvrc2012", "webdataset", "parquet")
 _TREES = ("tiny-imagenet", "imagefolder", "kaggle")
 
 
 def open_source(
-    source: Path | str, *, format: str = "auto", staging: Path | None = None, note: Callable[[str], None] | None = None
+    source: Path | str,
+    *,
+    format: str = "auto",
+    staging: Path | None = None,
+    note: Callable[[str], None] | None = None,
+    on_many: Callable[[], None] | None = None,
 ) -> Source:
     """Look at SOURCE, recognise its form, and list its pictures.
 
@@ -36,6 +41,7 @@ def open_source(
         format: one of FORMATS; 'auto' recognises by looking.
         staging: folder for what must be laid down before it can be read at random: compressed tars, parquet, URLs.
         note: called with a sentence on what is being laid down.
+        on_many: called, perhaps, as soon as more than MANY files are found.
 
     Raises:
         UsageError: it is missing, of no known form, or lacks a file (the text says which and where it is had).
@@ -49,9 +55,9 @@ def open_source(
     if not path.exists():
         raise UsageError(f"SOURCE {source} does not exist")
     if path.is_dir():
-        found = _open_folder(path, format, stage)
+        found = _open_folder(path, format, stage, MemberList(on_many))
     elif path.is_file():
-        found = _open_file(path, format, stage)
+        found = _open_file(path, format, stage, MemberList(on_many))
     else:
         raise UsageError(f"SOURCE {source} is a pipe, socket or device: give a folder, a zip or a tar")
     if format not in ("auto", found.format):
@@ -59,7 +65,7 @@ def open_source(
     return found
 
 
-def _open_folder(path: Path, format: str, stage: Staging) -> Source:
+def _open_folder(path: Path, format: str, stage: Staging, members: MemberList) -> Source:
     name = path.resolve().name
     if format in ("auto", "ilsvrc2012") and is_ilsvrc_folder(path):
         return read_ilsvrc(name, {split: path / tar for tar, split in TARS.items() if (path / tar).is_file()})
@@ -71,13 +77,11 @@ def _open_folder(path: Path, format: str, stage: Staging) -> Source:
         tars = sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern))
         if tars and (format == "webdataset" or is_webdataset(stage.plain(tars[0]))):
             return read_webdataset(name, [stage.plain(tar) for tar in tars], path)
-    members = MemberList()
     list_folder(path, members)
     return read_tree(name, members.table(), [path.resolve()], format=_tree(format), beside=labels_beside([path]))
 
 
-def _open_file(path: Path, format: str, stage: Staging) -> Source:
-    members = MemberList()
+def _open_file(path: Path, format: str, stage: Staging, members: MemberList) -> Source:
     kind = _file_kind(path)
     if kind == "parquet":
         return read_parquet(path.name, [path], stage)

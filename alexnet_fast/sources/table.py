@@ -7,7 +7,7 @@ some hundred megabytes, and workers can map the same rows from a file instead of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _PLACE: list[tuple[str, str]] = [
     ("crc", "<u4"),  # from a zip's directory
 ]
 _BLOCK = 1 << 16
+# So many files are worth starting worker processes for.
+MANY = 4000
 
 # What torchvision's ImageFolder takes for a picture, so that the same folders give the same classes.
 PICTURE_ENDINGS = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
@@ -46,9 +48,14 @@ def picture_dtype(name_bytes: int, key_bytes: int) -> np.dtype[np.void]:
 
 
 class MemberList:
-    """Collects rows one by one and turns them into arrays block by block, so that Python objects never pile up."""
+    """Collects rows one by one and turns them into arrays block by block, so that Python objects never pile up.
 
-    def __init__(self) -> None:
+    Args:
+        on_many: called once, when there are some thousand rows: there will be work for others.
+    """
+
+    def __init__(self, on_many: Callable[[], None] | None = None) -> None:
+        self._on_many = on_many
         self._blocks: list[Table] = []
         self._rows: list[tuple[int, int, int, int, int, int, bytes]] = []
 
@@ -57,10 +64,13 @@ class MemberList:
     ) -> None:
         """One more file; names end in no NUL byte, since numpy's fixed-width strings drop it."""
         self._rows.append((container, method, offset, stored, size, crc, name))
-        if len(self._rows) >= _BLOCK:
+        if len(self._rows) >= _BLOCK or (self._on_many is not None and len(self._rows) >= MANY):
             self._flush()
 
     def _flush(self) -> None:
+        if self._on_many is not None and len(self._rows) >= MANY:
+            self._on_many()
+            self._on_many = None
         if self._rows:
             self._blocks.append(np.array(self._rows, dtype=member_dtype(max(len(row[6]) for row in self._rows))))
             self._rows = []
