@@ -11,7 +11,7 @@ from typing import Any
 
 from common import AREA, ASPECT, MEAN, STD, Job, random_crop
 
-DECODERS = ("torchvision", "opencv")
+DECODERS = ("opencv", "torchvision")
 NORMALISE = ("batch", "worker")
 
 
@@ -37,7 +37,6 @@ class Transform:
         return self._call(jpeg)
 
     def _torchvision(self) -> Any:
-        import numpy as np
         import torch
         from torchvision.io import ImageReadMode, decode_jpeg
         from torchvision.transforms import v2
@@ -49,7 +48,7 @@ class Transform:
         transform = v2.Compose(steps)
 
         def call(jpeg: Any) -> Any:
-            data = jpeg if isinstance(jpeg, torch.Tensor) else torch.from_numpy(np.frombuffer(jpeg, np.uint8))
+            data = jpeg if isinstance(jpeg, torch.Tensor) else torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
             return transform(decode_jpeg(data, mode=ImageReadMode.RGB))
 
         return call
