@@ -280,7 +280,8 @@ def run_once(
     run["versions"], run["settings"] = started.get("versions", {}), started.get("settings", dict(settings))
     if child.returncode or len(run["epochs"]) < epochs:
         reasons = err.strip().splitlines() or [f"exit code {child.returncode}"]
-        run["error"] = reasons[0] if reasons[0].startswith("ran past") else reasons[-1]
+        reason = reasons[0] if reasons[0].startswith("ran past") else reasons[-1]
+        run["error"] = reason.replace(str(work), "WORK").replace(str(envs), "ENVS")
         print(err[-3000:], file=sys.stderr)
     else:
         run["problems"] = problems(run, work / case.data, peer)
