@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,6 +142,63 @@ def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.A
 def eval_resize(image_size: int) -> int:
     """Length of the shorter side, pixels, to which a picture is scaled before its centre `image_size` is cut out."""
     return round(image_size * EVAL_RESIZE)
+
+
+def eval_size(heights: npt.ArrayLike, widths: npt.ArrayLike, shorter_side: int) -> tuple[Any, Any]:
+    """(heights, widths) after scaling the shorter side to `shorter_side`; the longer is truncated, as torchvision's."""
+    h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
+    shorter = np.minimum(h, w)
+    return np.where(h <= w, shorter_side, h * shorter_side // shorter), np.where(
+        h <= w, w * shorter_side // shorter, shorter_side
+    )
+
+
+def resampling_matrix(
+    start: FloatArray, scale: FloatArray, low: FloatArray, high: FloatArray, size: int, length: int
+) -> npt.NDArray[np.float32]:
+    """Weights of the antialiased bilinear filter along one axis, as torch's and Pillow's: a triangle as wide as the
+    scale where it shrinks, and one source pixel wide where it enlarges.
+
+    Args:
+        start: (n,) source position of the output's edge, pixels. scale: (n,) source pixels per output pixel.
+        low, high: (n,) source pixels from `low` up to but not including `high` count, the rest weigh nothing.
+        size, length: output and source pixels.
+
+    Returns:
+        float32 (n, size, length); every row adds up to 1.
+    """
+    centres = start[:, None] + (np.arange(size) + 0.5) * scale[:, None]
+    reach = np.maximum(scale, 1.0)[:, None, None]
+    places = np.arange(length)
+    weights = 1 - np.abs(places + 0.5 - centres[:, :, None]) / reach
+    np.maximum(weights, 0, out=weights)
+    weights *= ((places >= low[:, None]) & (places < high[:, None]))[:, None, :]
+    weights /= weights.sum(axis=2, keepdims=True)
+    return weights.astype(np.float32)
+
+
+def normalise_planes(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round to grey levels and normalise what resampling gave.
+
+    Args:
+        rows: (N, S, 3, S) on a scale of 0 to 255, floating point: rows of three planes.
+        dtype: of the result; torch.uint8 is not normalised.
+
+    Returns:
+        (N, 3, S, S) in `dtype`, channels_last.
+    """
+    import torch
+
+    rounded = rows.round().transpose(2, 3)
+    if dtype == torch.uint8:
+        return rounded.to(dtype, memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+    out = torch.empty(rounded.shape, dtype=dtype, device=rows.device)
+    scale, bias = _scale_and_bias(rows.device, 1)
+    # Written through `out`, so that the change of order costs no pass of its own.
+    torch.addcmul(bias, rounded.to(torch.float32), scale, out=out) if dtype == torch.float32 else out.copy_(
+        torch.addcmul(bias, rounded.to(torch.float32), scale)
+    )
+    return out.permute(0, 3, 1, 2)
 
 
 def finish_batch(images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:

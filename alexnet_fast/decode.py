@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .augment import CropArray, eval_resize
+from .augment import CropArray, eval_resize, eval_size
 from .errors import DamagedDataError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -79,10 +79,9 @@ def plan_eval(
     the whole picture.
     """
     h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
-    shorter, target = np.minimum(h, w), shorter_side or eval_resize(image_size)
-    # torchvision's Resize truncates the longer side and its CenterCrop rounds the offset half to even.
-    new_h = np.where(h <= w, target, h * target // shorter)
-    new_w = np.where(h <= w, w * target // shorter, target)
+    target = shorter_side or eval_resize(image_size)
+    # torchvision's CenterCrop rounds the offset half to even.
+    new_h, new_w = eval_size(h, w, target)
     top, bottom, y0, y1 = _eval_span(h, new_h, image_size)
     left, right, x0, x1 = _eval_span(w, new_w, image_size)
     boxes = np.stack([y0, x0, y1 - y0, x1 - x0], axis=1).astype(np.int32)

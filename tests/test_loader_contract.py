@@ -44,6 +44,7 @@ CASES = [
     Case("torchvision-simplejpeg", "torchvision", {"num_workers": 2, "options": {"decoder": "simplejpeg"}}),
     Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process"}}),
     Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
+    Case("resident", "resident", {"device": "cpu"}, equal_sizes=True),
     Case("synthetic", "synthetic", exact=False, reads=False),
 ]
 
