@@ -6,8 +6,9 @@ Nothing here knows of data sets, epochs or workers, so that each stage can be ca
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int32]
+Encoded: TypeAlias = "bytes | memoryview"
 
 DECODERS = ("auto", "simplejpeg", "nvimgcodec")
 
@@ -120,7 +122,7 @@ class SimpleJpeg:
         self._whole: ByteArray = np.empty(0, np.uint8)
         self._part: ByteArray = np.empty(0, np.uint8)
 
-    def region(self, jpeg: bytes, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
+    def region(self, jpeg: Encoded, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
         """The box (top, left, height, width) of the picture, in pixels of the picture as shrunk; contiguous.
 
         Raises:
@@ -138,7 +140,7 @@ class SimpleJpeg:
         np.copyto(part, view)
         return part
 
-    def whole(self, jpeg: bytes, height: int, width: int, shrink: int = 1) -> ByteArray:
+    def whole(self, jpeg: Encoded, height: int, width: int, shrink: int = 1) -> ByteArray:
         """The whole picture, uint8 (ceil(height / shrink), ceil(width / shrink), 3)."""
         shape = (-(-height // shrink), -(-width // shrink), 3)
         if self._whole.size < shape[0] * shape[1] * 3:
@@ -176,13 +178,13 @@ class NvImageCodec:
         self._parameters = nvimgcodec.DecodeParams(apply_exif_orientation=False)
         self._image: Any = None
 
-    def region(self, jpeg: bytes, box: list[int]) -> ByteArray | None:
+    def region(self, jpeg: Encoded, box: list[int]) -> ByteArray | None:
         """The box (top, left, height, width) of the picture, contiguous; None where it cannot be decoded."""
         top, left, height, width = box
         codec = self._codec
         try:
             region = codec.Region(top, left, top + height, left + width)
-            stream = codec.CodeStream(jpeg).get_sub_code_stream(region=region)
+            stream = codec.CodeStream(np.frombuffer(jpeg, np.uint8)).get_sub_code_stream(region=region)
             image = self._decoder.decode(stream, image=self._image, params=self._parameters)
         except RuntimeError:
             return None
@@ -236,10 +238,10 @@ class PictureDecoder:
                 "decoder nvimgcodec does not work here: `pip install nvidia-nvimgcodec-cu12` (Linux), or use simplejpeg"
             )
         self._from_numpy = torch.from_numpy
-        self._resize = torch.ops.aten._upsample_bilinear2d_aa.default
-        self._resize_into = torch.ops.aten._upsample_bilinear2d_aa.out
+        # What torch.nn.functional.interpolate(mode="bilinear", antialias=True) calls, which takes no `out`.
+        self._resize = torch._C._nn._upsample_bilinear2d_aa
 
-    def region(self, jpeg: bytes, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
+    def region(self, jpeg: Encoded, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
         """A box (top, left, height, width) of a picture of `height` x `width` pixels that is decoded `shrink` (1, 2, 4,
         8) times smaller; the box counts pixels of the smaller picture. Contiguous uint8, valid until the next call.
 
@@ -254,21 +256,26 @@ class PictureDecoder:
 
     def resize(self, crop: ByteArray, scaled: list[int], offset: list[int], out: torch.Tensor) -> None:
         """Resize to `scaled` (height, width) and put what lies at `offset` into `out` (1, 3, S, S), channels_last."""
-        source = self._from_numpy(crop)[None].permute(0, 3, 1, 2)
+        source = self._from_numpy(crop[None].transpose(0, 3, 1, 2))
         size = out.shape[2]
         if scaled[0] == size and scaled[1] == size:
-            self._resize_into(source, scaled, False, None, None, out=out)
+            self._resize(source, scaled, False, None, None, out=out)
             return
         whole = self._resize(source, scaled, False, None, None)
         out.copy_(whole[:, :, offset[0] : offset[0] + size, offset[1] : offset[1] + size])
 
-    def __call__(self, jpeg: bytes, height: int, width: int, crop: Crop, out: torch.Tensor) -> None:
+    def __call__(self, jpeg: Encoded, height: int, width: int, crop: Crop, out: torch.Tensor) -> None:
         """Decode one picture and put its crop into `out` (1, 3, S, S) uint8, channels_last."""
         self.resize(self.region(jpeg, height, width, 1, crop.box), crop.scaled, crop.offset, out)
 
 
 def decode_crops(
-    jpegs: list[bytes], heights: Any, widths: Any, plan: CropPlan, out: torch.Tensor, decoder: PictureDecoder | None
+    jpegs: Sequence[Encoded],
+    heights: Any,
+    widths: Any,
+    plan: CropPlan,
+    out: torch.Tensor,
+    decoder: PictureDecoder | None,
 ) -> None:
     """Decode n pictures into `out` (n, 3, S, S) uint8, channels_last.
 

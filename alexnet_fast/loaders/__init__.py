@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .base import Batch, Loader
@@ -9,31 +11,68 @@ from .base import Batch, Loader
 if TYPE_CHECKING:
     from ..config import LoaderConfig
 
-__all__ = ["Batch", "Loader", "open_loader"]
+__all__ = ["Batch", "Loader", "choose_backend", "open_loader"]
+
+# The largest pictures, pixels a side, that `auto` keeps on the device: larger ones are rarely of one size, and a crop
+# costs as much as the whole picture there.
+_RESIDENT_SIDE = 128
 
 
 def open_loader(config: LoaderConfig) -> Loader:
-    """Open the loader that `config` asks for.
+    """Open the loader that `config` asks for; 'auto' says on stderr, in one line, what it took and why.
 
     Raises:
         UsageError: the data set or the device is not there, or the backend cannot run here; the text names the remedy.
         DamagedDataError: the data set is damaged.
     """
-    name = config.backend
-    if name == "auto":
-        name = "torchvision"
-    if name == "torchvision":
+    if config.backend == "auto":
+        name, why = choose_backend(config)
+        print(f"{config.split}: backend {name}, because {why}", file=sys.stderr)
+        config = replace(config, backend=name)
+    if config.backend == "torchvision":
         from .torchvision import TorchvisionLoader
 
         return TorchvisionLoader(config)
-    if name == "resident":
+    if config.backend == "resident":
         from .resident import ResidentLoader
 
         return ResidentLoader(config)
-    if name == "synthetic":
+    if config.backend == "synthetic":
         from .synthetic import SyntheticLoader
 
         return SyntheticLoader(config)
     from .dali import DaliLoader
 
     return DaliLoader(config)
+
+
+def choose_backend(config: LoaderConfig) -> tuple[str, str]:
+    """The backend that 'auto' means for this data set on this device, and why.
+
+    Options are of one backend, so with options it is the one that every machine has.
+
+    Raises:
+        UsageError, DamagedDataError: as `open_loader`.
+    """
+    from ..device import choose_device
+    from ..shards import ShardReader
+    from .resident import MEMORY_SHARE, common_size, free_memory, resident_bytes
+
+    device = choose_device(config.device)
+    if config.options:
+        return "torchvision", "options are given"
+    reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+    size = common_size(reader)
+    if size is not None and max(size) <= _RESIDENT_SIDE and (device.type != "cpu" or config.image_size <= max(size)):
+        needed, free = resident_bytes(reader, size), free_memory(device)
+        if free is not None and needed <= MEMORY_SHARE / 2 * free:
+            return "resident", (
+                f"{len(reader)} pictures of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
+                f"of {free / 2**20:.0f} MiB free on {device}"
+            )
+    if device.type == "cuda":
+        from .dali import why_not
+
+        reason = why_not(str(device))
+        return ("dali", "DALI decodes on the GPU") if reason is None else ("torchvision", reason)
+    return "torchvision", f"it is the fastest on {device}"

@@ -116,21 +116,20 @@ class Worker:
         rows = self._reader.index[job.records]
         heights, widths, crops = rows["height"].tolist(), rows["width"].tolist(), job.plan.tolist()
         flips = job.flips.tolist() if job.flips is not None else [False] * len(crops)
-        buffer, picture, first = self._rows[job.slot], self._picture, job.first
-        for i, record in enumerate(job.records.tolist()):
-            out = buffer[first + i]
+        jpegs = self._reader.view_many(job.records)
+        outs, picture = self._rows[job.slot][job.first :], self._picture
+        for i, (jpeg, height, width, crop, flip, out) in enumerate(
+            zip(jpegs, heights, widths, crops, flips, outs, strict=False)
+        ):
             try:
-                jpeg = self._reader.read(record)
-                if self._plain and not flips[i]:
-                    self._decode(jpeg, heights[i], widths[i], crops[i], out)
+                if self._plain and not flip:
+                    self._decode(jpeg, height, width, crop, out)
                 else:
-                    self._decode(jpeg, heights[i], widths[i], crops[i], picture)
-                    self._finish(picture, flips[i], out)
+                    self._decode(jpeg, height, width, crop, picture)
+                    self._finish(picture, flip, out)
             except DamagedDataError as error:
-                where, text = self._reader.describe(record), str(error)
-                if where in text:
-                    raise
-                raise DamagedDataError(f"{where} {text}: run `alexnet-fast verify {self._reader.dataset}`") from None
+                where = self._reader.describe(int(job.records[i]))
+                raise DamagedDataError(f"{where} {error}: run `alexnet-fast verify {self._reader.dataset}`") from None
 
 
 class InlineCrew:
@@ -145,7 +144,15 @@ class InlineCrew:
         self._jobs.put(job)
 
     def collect(self) -> Result:
-        return self._worker.do(self._jobs.get(), self._oldest)
+        import torch
+
+        # One picture is too little for several threads: with two, each spins while it waits for the other.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._worker.do(self._jobs.get(), self._oldest)
+        finally:
+            torch.set_num_threads(threads)
 
     def cancel_before(self, ticket: int) -> None:
         self._oldest = ticket
