@@ -1,0 +1,100 @@
+"""The resident backend: its pixels against torchvision's, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_picture, encode, pack_pictures
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast.augment import eval_resize, sample_crops, sample_flips
+from alexnet_fast.loaders import choose_backend, resident
+
+
+def picture(reader: ShardReader, record: int) -> torch.Tensor:
+    pixels = np.array(Image.open(io.BytesIO(reader.read(record))).convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("size", [24, 64, 80])
+def test_training_pixels_are_torchvisions(packed_small: Path, size: int) -> None:
+    config = LoaderConfig(
+        dataset=packed_small, backend="resident", batch_size=53, image_size=size, dtype="uint8", device="cpu"
+    )
+    reader = ShardReader(packed_small, "train")
+    with open_loader(config) as loader:
+        order = loader.order(0)
+        images = next(iter(loader)).images
+    boxes = sample_crops(0, 0, order, np.full(53, 64), np.full(53, 64))
+    flips = sample_flips(0, 0, order)
+    for image, record, (top, left, height, width), flip in zip(images, order, boxes.tolist(), flips, strict=True):
+        want = functional.resized_crop(
+            picture(reader, int(record)), top, left, height, width, [size, size], antialias=True
+        )
+        want = want.flip(2) if flip else want
+        difference = (image.int() - want.int()).abs()
+        # Two roundings in torch's integer resize, one here.
+        assert difference.max() <= 2 and difference.float().mean() < 0.3
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int) -> None:
+    config = LoaderConfig(
+        dataset=packed_small,
+        split="val",
+        backend="resident",
+        batch_size=23,
+        image_size=size,
+        dtype="uint8",
+        device="cpu",
+    )
+    reader = ShardReader(packed_small, "val")
+    with open_loader(config) as loader:
+        images = next(iter(loader)).images
+    for record, image in enumerate(images):
+        resized = functional.resize(picture(reader, record), [eval_resize(size)], antialias=True)
+        difference = (image.int() - functional.center_crop(resized, [size, size]).int()).abs()
+        assert difference.max() <= 2 and difference.float().mean() < 0.3
+
+
+def test_pictures_of_several_sizes_are_refused(packed: Path) -> None:
+    with pytest.raises(UsageError, match="one size"):
+        open_loader(LoaderConfig(dataset=packed, backend="resident", device="cpu"))
+
+
+def test_too_little_memory_is_refused_with_the_figures(packed_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "free_memory", lambda device: 1 << 20)
+    with pytest.raises(
+        UsageError, match=r"needs 0\.00 GiB for 53 pictures and may take 50% of the 0\.00 GiB free on cpu"
+    ):
+        open_loader(LoaderConfig(dataset=packed_small, backend="resident", device="cpu"))
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    samples = [(encode(draw_picture(i, i, (64, 64))), i, f"{i}.jpg") for i in range(4)]
+    jpeg = samples[2][0]
+    samples[2] = (jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], 2, "broken.jpg")
+    dataset = pack_pictures(tmp_path / "data", {"train": samples}, num_classes=4, shards=1)
+    config = LoaderConfig(dataset=dataset, backend="resident", device="cpu", batch_size=2, image_size=64)
+    with open_loader(config) as loader, pytest.raises(DamagedDataError, match=r"record 2 of train-.*'broken\.jpg'"):
+        list(loader)
+
+
+def test_auto_chooses_by_data_set_and_says_so(
+    packed: Path, packed_small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = LoaderConfig(dataset=packed_small, image_size=64, device="cpu")
+    assert choose_backend(small)[0] == "resident"
+    mixed: dict[str, Any] = {"dataset": packed, "image_size": 64, "device": "cpu"}
+    assert choose_backend(LoaderConfig(**mixed))[0] == "torchvision"
+    with open_loader(LoaderConfig(**mixed)) as loader:
+        assert type(loader).__name__ == "TorchvisionLoader"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["train: backend torchvision, because it is the fastest on cpu"]
