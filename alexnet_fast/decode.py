@@ -239,7 +239,7 @@ class PictureDecoder:
             )
         self._from_numpy = torch.from_numpy
         # What torch.nn.functional.interpolate(mode="bilinear", antialias=True) calls, which takes no `out`.
-        self._resize = torch._C._nn._upsample_bilinear2d_aa
+        self._resize: Any = torch._C._nn._upsample_bilinear2d_aa
 
     def region(self, jpeg: Encoded, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
         """A box (top, left, height, width) of a picture of `height` x `width` pixels that is decoded `shrink` (1, 2, 4,

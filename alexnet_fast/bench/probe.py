@@ -154,7 +154,7 @@ class _Stages:
         self._rows = reader.index[self._sample]
         self._size = int(task["image_size"])
         boxes = sample_crops(task["seed"], 0, self._sample, self._rows["height"], self._rows["width"])
-        self._plan = plan_train(boxes, self._size)
+        self._crops = plan_train(boxes, self._size).tolist()
         self._jpegs: list[bytes] = []
 
     def read_cold(self) -> dict[str, float | None]:
@@ -195,10 +195,10 @@ class _Stages:
                 t0 = time.perf_counter()
                 jpeg = self._reader.read(int(self._sample[i]))
                 t1 = time.perf_counter()
-                picture = decoder.decode(jpeg, int(self._rows["height"][i]), int(self._rows["width"][i]))
+                crop = self._crops[i]
+                region = decoder.region(jpeg, int(self._rows["height"][i]), int(self._rows["width"][i]), 1, crop.box)
                 t2 = time.perf_counter()
-                crop = decoder.crop(picture, self._plan.boxes[i].tolist())
-                decoder.resize(crop, self._plan.scaled[i].tolist(), self._plan.offsets[i].tolist(), out[i : i + 1])
+                decoder.resize(region, crop.scaled, crop.offset, out[i : i + 1])
                 t3 = time.perf_counter()
                 spent["read"] += t1 - t0
                 spent["decode"] += t2 - t1
@@ -222,7 +222,7 @@ class _Stages:
 
     def _fill_one(self, decoder: PictureDecoder, i: int, out: torch.Tensor) -> None:
         decoder(
-            self._jpegs[i], int(self._rows["height"][i]), int(self._rows["width"][i]), self._plan, i, out[i : i + 1]
+            self._jpegs[i], int(self._rows["height"][i]), int(self._rows["width"][i]), self._crops[i], out[i : i + 1]
         )
 
     def threads(self) -> dict[str, float | int | None]:

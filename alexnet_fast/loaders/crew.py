@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 KINDS = ("auto", "thread", "process")
-CONTEXTS = ("auto", "fork", "spawn", "forkserver")
+CONTEXTS = ("auto", "fork", "spawn")
 _PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its parent is still there
 
 
@@ -218,7 +218,7 @@ class ProcessCrew:
                 ours, theirs = start.Pipe()
                 process = start.Process(  # type: ignore[attr-defined]
                     target=_work_process,
-                    args=(task, ring.shared, theirs, self._oldest, 0 if context == "forkserver" else os.getpid()),
+                    args=(task, ring.shared, theirs, self._oldest, os.getpid()),
                     name=f"loader-{i}",
                     daemon=True,
                 )
@@ -295,10 +295,9 @@ def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: An
     worker = Worker(task, memory.array)
     try:
         while True:
-            # A killed parent closes no pipe that a sister process has inherited. (A fork server's children have
-            # inherited none, and another parent.)
+            # A killed parent closes no pipe that a sister process has inherited.
             while not pipe.poll(_PARENT_CHECK_S):
-                if parent and os.getppid() != parent:
+                if os.getppid() != parent:
                     return
             job = pipe.recv()
             if job is None:

@@ -33,7 +33,7 @@ class TorchvisionLoader(Loader):
     On the CPU the workers do everything, down to the normalised value, while a picture lies in their cache. For another
     device they write uint8 into page-locked memory, and the device flips and normalises the whole batch.
 
-    Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn', 'forkserver': how worker
+    Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn': how worker
     processes start), ``decoder`` ('auto', 'simplejpeg', 'nvimgcodec'), ``chunk`` (pictures a job; 'auto').
 
     Attributes:
