@@ -328,6 +328,8 @@ def predict(
     if json is not None:
         result.write_json(json)
     typer.echo(result.closing_lines())
+    if result.unreadable:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -365,6 +367,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and an exit code: 2 asked wrong, 1 damaged, 130 ^C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 
 
@@ -401,7 +406,32 @@ def _exit_code_of_click(error: Exception) -> int:
         where = f" ({error.filename})" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
         return 1
-    raise error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _complain("there is not enough memory: use a smaller --batch-size, or fewer --num-workers")
+        return 1
+    _complain_of_fault(error)
+    return 1
+
+
+def _complain_of_fault(error: Exception) -> None:
+    """For what should never happen: one sentence, and the traceback in a file for a report."""
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="alexnet-fast-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        _complain(f"a fault in alexnet-fast; please report this:\n{text}")
+        return
+    words = " ".join(str(error).split())[:300]
+    _complain(
+        f"a fault in alexnet-fast ({type(error).__name__}: {words}); "
+        f"please report it with {file.name} and the output of `alexnet-fast doctor`"
+    )
 
 
 def _complain(message: str) -> None:

@@ -176,8 +176,9 @@ def _device() -> Facts:
             facts.append(
                 (f"cuda:{number}", f"{p.name}, {_gib(p.total_memory)}, compute capability {p.major}.{p.minor}")
             )
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     facts += [
-        ("CUDA in torch", f"{torch.version.cuda or 'none'}, cuDNN {torch.backends.cudnn.version() or 'none'}"),
+        ("CUDA in torch", f"{torch.version.cuda or 'none'}, cuDNN {cudnn or 'none'}"),
         ("NVIDIA driver", _driver()),
         ("torch threads", f"{torch.get_num_threads()} within an operation"),
     ]
@@ -242,7 +243,7 @@ def _try_pillow(jpeg: bytes) -> str:
         image.load()
         assert image.size == (64, 48)
     library = "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg"
-    return f"yes, {library} {features.version('jpg')}"  # type: ignore[no-untyped-call]
+    return f"yes, {library} {features.version('jpg')}"
 
 
 def _try_dali(jpeg: bytes) -> str:
