@@ -304,7 +304,7 @@ def test_the_gil_is_named_where_pictures_are_specks(tmp_path: Path) -> None:
     specks = pack_pictures(tmp_path, {"train": make_samples("train", 96, 4, size=(12, 12))}, num_classes=4)
     task = {
         "kind": "probe", "dataset": str(specks), "split": "train", "device": "cpu", "image_size": 8, "batch_size": 16,
-        "dtype": "float32", "seed": 0, "warm_seconds": 0.1,
+        "seed": 0, "warm_seconds": 0.1,
     }  # fmt: skip
     for _ in range(3):  # on cores that others use as well, how threads fare is a matter of luck
         events = run_cell(task, 60).by_name

@@ -17,7 +17,7 @@ from alexnet_fast.bench.verdict import break_even, choose, training_rate
 ENVIRONMENT = Environment(
     device="cpu", device_name="Some CPU", machine="Some CPU", cores=2, affinity=2, cpu_quota=None, usable_cores=2,
     memory_bytes=16_000_000_000, memory_available_bytes=12_000_000_000, dataset="pictures", split="train",
-    records=100_000, bytes=9_000_000_000, classes=1000, median_width=500, median_height=375,
+    records=100_000, bytes=9_000_000_000, classes=1000, median_width=500, median_height=375, dtype="bfloat16",
     backends=("torchvision",), auto_backend="torchvision", auto_workers=2, versions={"torch": "2.14"},
     settings={"image_size": 224, "persistent_workers": True},
 )  # fmt: skip

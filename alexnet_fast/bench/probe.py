@@ -35,9 +35,13 @@ def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
     """Emit ``ready``, ``environment`` and ``stages``.
 
     Args:
-        task: dataset, split, image_size, batch_size, dtype, device, seed, warm_seconds.
+        task: dataset, split, image_size, batch_size, device, seed, warm_seconds.
     """
+    from ..precision import choose_precision
+
     device = choose_device(task["device"])
+    # The type that training asks its loader for here.
+    task = {**task, "dtype": str(choose_precision("auto", device).dtype).removeprefix("torch.")}
     emit("ready")
     reader = ShardReader(task["dataset"], task["split"])
     if not len(reader):
@@ -73,6 +77,7 @@ def _environment(task: dict[str, Any], reader: ShardReader, device: torch.device
         "classes": reader.info.num_classes,
         "median_width": int(np.median(reader.index["width"])),
         "median_height": int(np.median(reader.index["height"])),
+        "dtype": task["dtype"],
         "backends": runnable_backends(task, reader, device),
         "auto_backend": backend,
         "auto_workers": workers,

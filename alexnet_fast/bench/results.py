@@ -171,6 +171,7 @@ class Environment:
         memory_bytes, memory_available_bytes: of the machine; None where it cannot be known.
         records, bytes, classes: of the split that was read.
         median_width, median_height: of its pictures, pixels.
+        dtype: of the pictures that training asks for here.
         backends: those that run here; auto_workers: what num_workers='auto' means here.
         versions: of what takes part.
         settings: what was asked for.
@@ -192,6 +193,7 @@ class Environment:
     classes: int
     median_width: int
     median_height: int
+    dtype: str
     backends: tuple[str, ...]
     auto_backend: str
     auto_workers: int

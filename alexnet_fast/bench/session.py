@@ -121,7 +121,7 @@ class _Session:
         c = self._config
         return {
             "kind": kind, "device": c.device, "dataset": str(Path(c.dataset).resolve()), "split": c.split,
-            "image_size": c.image_size, "batch_size": c.batch_sizes[0], "dtype": "float32", "seed": c.seed,
+            "image_size": c.image_size, "batch_size": c.batch_sizes[0], "seed": c.seed,
         }  # fmt: skip
 
     def _probe(self) -> None:
@@ -200,7 +200,7 @@ class _Session:
         else:
             loader |= {
                 "dataset": str(Path(c.dataset).resolve()), "split": c.split, "train": True, "device": c.device,
-                "dtype": "float32", "seed": c.seed,
+                "dtype": e.dtype, "seed": c.seed,
             }  # fmt: skip
             pictures = e.records
             if 0 < pictures // (row.batch_size or 1) < _FEW_STEPS and self._can_repeat():
