@@ -84,7 +84,7 @@ def cases() -> list[dict[str, Any]]:
     for data in ("files", "memory"):
         for workers in WORKERS:
             for start in STARTS if workers else ("none",):
-                found.append({"data": data, "workers": workers, "start": start})
+                found.append({"data": data, "workers": workers, "start": start})  # noqa: PERF401
     return found + [{"data": "packed", "workers": workers, "start": "threads"} for workers in WORKERS]
 
 

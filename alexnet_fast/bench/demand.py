@@ -67,7 +67,7 @@ def _training_step(task: dict[str, Any], device: torch.device) -> tuple[Callable
         optimiser.zero_grad(set_to_none=True)
         with precision.autocast():
             loss = cross_entropy(model(images), labels)
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimiser)
         scaler.update()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..augment import finish_batch, sample_crops, sample_flips
+from ..augment import PictureFinisher, finish_batch, sample_crops, sample_flips
 from ..decode import PictureDecoder, plan_train
 from ..device import cgroup_cpu_quota, choose_device, usable_cores
 from ..errors import UsageError
@@ -153,82 +153,65 @@ class _Stages:
     """Times the stages one after another in one thread, on pictures as the first epoch draws them."""
 
     def __init__(self, task: dict[str, Any], reader: ShardReader, device: torch.device) -> None:
-        self._task, self._reader, self._device = task, reader, device
+        import torch
+
+        self._task, self.reader, self.device = task, reader, device
+        self.dtype = getattr(torch, task["dtype"])
         self._order = epoch_order(len(reader), seed=task["seed"], epoch=0)
-        self._sample = self._order[:_SAMPLE]
-        self._rows = reader.index[self._sample]
-        self._size = int(task["image_size"])
-        boxes = sample_crops(task["seed"], 0, self._sample, self._rows["height"], self._rows["width"])
-        self._crops = plan_train(boxes, self._size).tolist()
-        self._jpegs: list[bytes] = []
+        self.sample = self._order[:_SAMPLE]
+        self.rows = reader.index[self.sample]
+        self.size = int(task["image_size"])
+        boxes = sample_crops(task["seed"], 0, self.sample, self.rows["height"], self.rows["width"])
+        self.crops = plan_train(boxes, self.size).tolist()
 
     def read_cold(self) -> dict[str, float | None]:
         """Records of one shard, just after that shard was dropped from the page cache.
 
         One shard alone is dropped: the cache may be another program's too.
         """
-        starts = np.cumsum([0] + [shard.records for shard in self._reader.split_info.shards])
+        starts = np.cumsum([0] + [shard.records for shard in self.reader.split_info.shards])
         shard = int(np.argmax(np.diff(starts)))
-        data = self._reader.dataset / self._reader.split_info.shards[shard].path / "data.mdb"
+        data = self.reader.dataset / self.reader.split_info.shards[shard].path / "data.mdb"
         records = self._order[(self._order >= starts[shard]) & (self._order < starts[shard + 1])][:_SAMPLE]
-        self._reader.close()  # a mapped page is not dropped
+        self.reader.close()  # a mapped page is not dropped
         if not drop_from_page_cache(data):
             return {"read_cold": None}
         begin, count = time.perf_counter(), 0
         for record in records:
-            self._reader.read(int(record))
+            self.reader.read(int(record))
             count += 1
             if time.perf_counter() - begin > 2 * _STAGE_SECONDS:
                 break
         return {"read_cold": (time.perf_counter() - begin) / count * 1000}
 
     def work(self) -> dict[str, float]:
-        """Read (from the cache), decode, crop and resize, collate."""
-        self._jpegs = self._reader.read_many(self._sample)
-        decoder = PictureDecoder()
+        """Read (from the cache), decode the crop's region, resize, on the CPU finish; and what collating would cost."""
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            out = self._empty_batch(len(self._sample))
-            self._fill_one(decoder, 0, out)  # buffers and code paths are there from here on
-            spent = {"read": 0.0, "decode": 0.0, "augment": 0.0}
+            worker = _Worker(self)
+            worker.fill(0)  # buffers and code paths are there from here on
+            worker.spent = dict.fromkeys(worker.spent, 0.0)
             count = 0
-            while sum(spent.values()) < _STAGE_SECONDS or count < len(self._sample):
-                i = count % len(self._sample)
-                t0 = time.perf_counter()
-                jpeg = self._reader.read(int(self._sample[i]))
-                t1 = time.perf_counter()
-                crop = self._crops[i]
-                region = decoder.region(jpeg, int(self._rows["height"][i]), int(self._rows["width"][i]), 1, crop.box)
-                t2 = time.perf_counter()
-                decoder.resize(region, crop.scaled, crop.offset, out[i : i + 1])
-                t3 = time.perf_counter()
-                spent["read"] += t1 - t0
-                spent["decode"] += t2 - t1
-                spent["augment"] += t3 - t2
+            while (total := sum(worker.spent.values())) < _STAGE_SECONDS or count < len(self.sample):
+                worker.fill(count % len(self.sample))
                 count += 1
-                if sum(spent.values()) > 4 * _STAGE_SECONDS:
+                if total > 4 * _STAGE_SECONDS:
                     break
         finally:
             torch.set_num_threads(threads)
-        return {name: seconds / count * 1000 for name, seconds in spent.items()} | {"collate": self._collate()}
-
-    def _collate(self) -> float:
-        """Workers write into the batch itself; what is left is the copy that frees their buffer."""
-        batch = self._empty_batch(int(self._task["batch_size"]))
-        return _milliseconds(lambda: batch.clone(), batch.shape[0])
+        spent = {name: seconds / count * 1000 for name, seconds in worker.spent.items()}
+        if self.device.type != "cpu":
+            del spent["device_augment"]  # which the device does, measured there
+        pictures = list(self._empty_batch(int(self._task["batch_size"])))
+        return spent | {"collate": _milliseconds(lambda: torch.stack(pictures), len(pictures))}
 
     def _empty_batch(self, count: int) -> torch.Tensor:
         import torch
 
-        return torch.zeros((count, self._size, self._size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-
-    def _fill_one(self, decoder: PictureDecoder, i: int, out: torch.Tensor) -> None:
-        decoder(
-            self._jpegs[i], int(self._rows["height"][i]), int(self._rows["width"][i]), self._crops[i], out[i : i + 1]
-        )
+        return torch.zeros((count, self.size, self.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def threads(self) -> dict[str, float | int | None]:
         """How far threads of one process get in each other's way."""
@@ -247,11 +230,9 @@ class _Stages:
 
         def work(number: int) -> None:
             torch.set_num_threads(1)
-            decoder, out, i = PictureDecoder(), self._empty_batch(len(self._sample)), number
+            worker, i = _Worker(self), number
             while not stop.is_set():
-                n = i % len(self._sample)
-                self._jpegs[n] = self._reader.read(int(self._sample[n]))
-                self._fill_one(decoder, n, out)
+                worker.fill(i % len(self.sample))
                 done[number] += 1
                 i += count
 
@@ -275,11 +256,11 @@ class _Stages:
         import torch.multiprocessing as mp
 
         # A process that uses a GPU must not fork; where it may, that is what a DataLoader does.
-        fork = "fork" in mp.get_all_start_methods() and self._device.type == "cpu"
+        fork = "fork" in mp.get_all_start_methods() and self.device.type == "cpu"
         context: Any = mp.get_context("fork" if fork else "spawn")
         asked, handed = context.SimpleQueue(), context.Queue()
         batch = int(self._task["batch_size"])
-        worker = context.Process(target=_hand_batches, args=(asked, handed, batch, self._size), daemon=True)
+        worker = context.Process(target=_hand_batches, args=(asked, handed, batch, self.size), daemon=True)
         worker.start()
         try:
             times = []
@@ -298,30 +279,60 @@ class _Stages:
         """Host to device, then flip and normalise there."""
         import torch
 
+        if self.device.type == "cpu":
+            return {"copy": 0.0}  # a worker's picture is where it is wanted, finished
         batch = int(self._task["batch_size"])
         host = self._empty_batch(batch)
-        copy = 0.0
-        if self._device.type != "cpu":
-            if self._device.type == "cuda":
-                host = host.pin_memory()
-            copy = _milliseconds(lambda: self._synced(lambda: host.to(self._device)), batch)
-        images = host.to(self._device)
-        flips = torch.from_numpy(sample_flips(0, 0, np.arange(batch))).to(self._device)
-        dtype = getattr(torch, self._task["dtype"])
-        finish = _milliseconds(lambda: self._synced(lambda: finish_batch(images, flips, dtype)), batch)
+        if self.device.type == "cuda":
+            host = host.pin_memory()
+        copy = _milliseconds(lambda: self._synced(lambda: host.to(self.device)), batch)
+        images = host.to(self.device)
+        flips = torch.from_numpy(sample_flips(0, 0, np.arange(batch))).to(self.device)
+        finish = _milliseconds(lambda: self._synced(lambda: finish_batch(images, flips, self.dtype)), batch)
         return {"copy": copy, "device_augment": finish}
 
     def _synced(self, work: Callable[[], object]) -> None:
         work()
-        synchronise(self._device.type)
+        synchronise(self.device.type)
 
     def warm(self, seconds: float) -> None:
         """Bring the records that the sweep will read first into the page cache, for so long at most."""
         begin = time.perf_counter()
         for record in self._order:
-            self._reader.read(int(record))
+            self.reader.read(int(record))
             if time.perf_counter() - begin > seconds:
                 return
+
+
+class _Worker:
+    """Does to a picture what a worker of the torchvision backend does, and adds up how long each part takes."""
+
+    def __init__(self, stages: _Stages) -> None:
+        import torch
+
+        self._stages = stages
+        self._decoder, self._finish = PictureDecoder(), PictureFinisher(stages.size)
+        shape = (1, stages.size, stages.size, 3)
+        self._picture = torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
+        self._out = torch.empty(shape, dtype=stages.dtype).permute(0, 3, 1, 2)
+        self._on_host = stages.device.type == "cpu"
+        self.spent = {"read": 0.0, "decode": 0.0, "augment": 0.0, "device_augment": 0.0}
+
+    def fill(self, i: int) -> None:
+        """Number `i` of the sample."""
+        s, crop = self._stages, self._stages.crops[i]
+        t0 = time.perf_counter()
+        jpeg = s.reader.read(int(s.sample[i]))
+        t1 = time.perf_counter()
+        region = self._decoder.region(jpeg, int(s.rows["height"][i]), int(s.rows["width"][i]), 1, crop.box)
+        t2 = time.perf_counter()
+        self._decoder.resize(region, crop.scaled, crop.offset, self._picture)
+        t3 = time.perf_counter()
+        if self._on_host:
+            self._finish(self._picture, i % 2 == 0, self._out)
+        t4 = time.perf_counter()
+        for name, seconds in zip(self.spent, (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
+            self.spent[name] += seconds
 
 
 def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:

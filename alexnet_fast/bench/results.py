@@ -116,12 +116,12 @@ class Stages:
     Attributes:
         read: from the shards, pages in the page cache.
         read_cold: the same records just after their shard was dropped from the page cache.
-        decode: JPEG to the whole picture.
+        decode: JPEG to pixels, of the crop's region where the decoder can.
         augment: crop and resize to the network's size, uint8.
-        collate: pictures to a batch.
-        hand_over: a finished batch from a worker process to this one.
+        collate: torch.stack of pictures to a batch, as a DataLoader does; our workers write into the batch itself.
+        hand_over: a finished batch from a DataLoader's worker process to this one; our workers share its memory.
         copy: host to device; 0 on a CPU, where there is none.
-        device_augment: flip and normalise on the device, batched.
+        device_augment: flip and normalise: on a CPU part of a worker's work, else batched on the device.
         threads: number of threads of `thread_scaling`.
         thread_scaling: how many times the pictures/s of one thread that many threads reach in one process.
         threads_running: how many of them run at a time, or would if a core were free; the others wait for the GIL.

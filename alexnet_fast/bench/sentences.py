@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from .results import BASELINE, Measured, Row
@@ -236,13 +235,16 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
     if row.backend != "torchvision":
         return None  # the stages are those of this backend's workers
     s, e = measured.stages, measured.environment
-    work = work_ms(s)
+    work = work_ms(s, e.device)
     if work is None or s.decode is None or s.augment is None or s.read is None:
         return None
     parts = {"decoding": s.decode, "crop and resize": s.augment, "reading": s.read}
+    if e.device == "cpu" and s.device_augment is not None:
+        parts["flip and normalise"] = s.device_augment
     largest = max(parts, key=lambda name: parts[name])
     listed = ", ".join(f"{name} {_ms(ms)} ms ({_percent(ms / work)})" for name, ms in parts.items())
     verdict = {"decoding": "decode-bound", "crop and resize": "bound by crop and resize", "reading": "read-bound"}
+    verdict["flip and normalise"] = "bound by flipping and normalising"
     advice = ""
     if largest == "decoding" and min(e.median_width, e.median_height) > 2 * e.settings.get("image_size", 224):
         advice = " Packing with --resize-shorter makes the pictures, and with them the decoding, smaller."
@@ -252,22 +254,16 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
     )
 
 
-def _main_ms(measured: Measured, row: Row) -> float:
-    """Milliseconds a picture that the main process alone must spend."""
-    s = measured.stages
-    handed = (s.hand_over,) if row.backend == BASELINE else ()
-    return math.fsum(ms or 0.0 for ms in (*handed, s.collate, s.copy, s.device_augment))
-
-
 def _say_main_process(measured: Measured, row: Row) -> str | None:
-    if row.backend not in ("torchvision", BASELINE):
-        return None  # their batches are finished elsewhere
-    ms = _main_ms(measured, row)
-    if row.workers == 0 or ms <= 0 or 1000 / row.rate > ms / 0.7:
+    s = measured.stages
+    if row.backend != "torchvision" or measured.environment.device == "cpu" or row.workers == 0:
+        return None  # other backends finish their batches elsewhere, and on a CPU the workers do
+    ms = (s.copy or 0.0) + (s.device_augment or 0.0)
+    if ms <= 0 or 1000 / row.rate > ms / 0.7:
         return None
     return (
-        f"It is hand-over-bound: the process that trains spends {_ms(ms)} ms a picture on taking over finished batches "
-        f"(copying and normalising them), which alone allows {_n(1000 / ms)} pictures/s with any number of workers."
+        f"It is hand-over-bound: copying batches to the device and finishing them there takes {_ms(ms)} ms a picture, "
+        f"which alone allows {_n(1000 / ms)} pictures/s with any number of workers."
     )
 
 
@@ -340,7 +336,7 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
 
 def _say_cold(measured: Measured) -> str | None:
     s, e = measured.stages, measured.environment
-    work = work_ms(s)
+    work = work_ms(s, e.device)
     if s.read_cold is None or s.read is None or work is None:
         return None
     lead = f"a record takes {_ms(s.read_cold)} ms from the disk and {_ms(s.read)} ms from the page cache"

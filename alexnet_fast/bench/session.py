@@ -231,7 +231,7 @@ class _Session:
         return self.environment
 
     def _picture_ms(self) -> float:
-        return work_ms(self._stages) or 1.0
+        return work_ms(self._stages, self._environment.device) or 1.0
 
     def _timeout(self) -> float:
         # A resident loader decodes the whole split before its first batch.

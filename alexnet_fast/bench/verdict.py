@@ -123,9 +123,11 @@ def trend_of(series: Sequence[Row]) -> Trend | None:
     return Trend(series[0], top, series[-1])
 
 
-def work_ms(stages: Stages) -> float | None:
+def work_ms(stages: Stages, device: str) -> float | None:
     """Milliseconds of a worker's time that one picture costs, its record in the page cache."""
-    parts = (stages.read, stages.decode, stages.augment)
+    parts = [stages.read, stages.decode, stages.augment]
+    if device == "cpu":
+        parts.append(stages.device_augment)
     return None if None in parts else math.fsum(part for part in parts if part is not None)
 
 
