@@ -232,12 +232,9 @@ def test_read_bound_cold_and_warm() -> None:
 
 
 def test_hand_over_bound() -> None:
-    text = said(
-        measured(row(2, 5000, busy=1.2), row(4, 5100, busy=1.2), environment=GPU, device_augment=0.18, copy=0.01)
-    )
-    assert (
-        "It is hand-over-bound: copying batches to the device and finishing them there takes 0.19 ms a picture" in text
-    )
+    rows = row(2, 5000, busy=1.2), row(4, 5100, busy=1.2)
+    text = said(measured(*rows, environment=GPU, device_augment=0.18, copy=0.01))
+    assert "It is hand-over-bound: copying batches to the device and finishing them there takes 0.19 ms" in text
     assert "alone allows 5,263 pictures/s" in text
 
 

@@ -103,10 +103,15 @@ def markdown(report: BenchReport) -> str:
 
 def _stages_table(stages: Stages) -> str:
     names = {
-        "read": "read, page cache", "read_cold": "read, cold", "decode": "decode (the crop's region)",
-        "augment": "resize", "collate": "collate, as a DataLoader", "hand_over": "hand-over, as a DataLoader", "copy": "copy to the device",
+        "read": "read, page cache",
+        "read_cold": "read, cold",
+        "decode": "decode (the crop's region)",
+        "augment": "resize",
+        "collate": "collate, as a DataLoader",
+        "hand_over": "hand-over, as a DataLoader",
+        "copy": "copy to the device",
         "device_augment": "flip and normalise",
-    }  # fmt: skip
+    }
     rows = [
         (text, "not measured" if (ms := getattr(stages, name)) is None else f"{ms:.4f}") for name, text in names.items()
     ]
