@@ -119,7 +119,7 @@ def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
 
     batches = open_batches(case, train, packed)
     epochs = []
-    for _ in range(2 if case["start"] == "spawn" else EPOCHS):  # which is slow enough to be clear
+    for _ in range(1 if case["start"] == "spawn" else EPOCHS):  # which is slow enough to be clear
         before, begin = tree_usage(os.getpid()), time.perf_counter()
         first = count = 0.0
         for _batch in batches:
