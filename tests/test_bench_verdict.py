@@ -258,6 +258,13 @@ def test_what_no_stage_accounts_for_is_not_explained_away() -> None:
     assert "on the device, which does the decoding" in said(measured(*rows, environment=on_gpu))
 
 
+def test_workers_are_judged_where_the_best_backend_needs_none() -> None:
+    resident = row(2, 20_000, busy=1.0, backend="resident")
+    text = said(measured(resident, row(0, 500, busy=1.0), row(2, 990, busy=2.0)))
+    assert "Best setting: resident" in text
+    assert "Of the torchvision backend: More workers help up to 2" in text
+
+
 def test_what_packing_gains() -> None:
     folder = [row(n, rate, backend="imagefolder") for n, rate in ((0, 200.0), (2, 330.0))]
     text = said(measured(row(2, 990, busy=2.0), *folder))

@@ -9,6 +9,7 @@ from .verdict import (
     BUSY,
     EPOCHS,
     SCALING,
+    Trend,
     break_even,
     default_row,
     loader_rows,
@@ -27,11 +28,14 @@ def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
         reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok)
         return (f"No setting could be measured: {'; '.join(reasons) or 'there were none to measure'}.",)
     series = series_of(measured, best)
+    if len(series) < 2:  # a backend that workers do not speed up: whether they help the others is still worth saying
+        others = sorted(loader_rows(measured), key=lambda row: -row.rate)
+        series = next((found for row in others if len(found := series_of(measured, row)) > 1), series)
     said: list[str | None] = [
         _say_best(measured, best),
         _say_quicker(measured, best),
         _say_demand(measured, best),
-        _say_workers(series),
+        _say_workers(series, best),
         *_say_why(measured, series),
         _say_start(measured, series),
         _say_cold(measured),
@@ -160,10 +164,15 @@ def _say_demand(measured: Measured, best: Row) -> str | None:
     )
 
 
-def _say_workers(series: Sequence[Row]) -> str | None:
+def _say_workers(series: Sequence[Row], best: Row) -> str | None:
     trend = trend_of(series)
     if trend is None:
         return None
+    sentence = _trend_sentence(trend, series)
+    return sentence if trend.least.backend == best.backend else f"Of the {trend.least.backend} backend: {sentence}"
+
+
+def _trend_sentence(trend: Trend, series: Sequence[Row]) -> str:
     least, top, most = trend.least, trend.top, trend.most
     if not trend.helped:
         change = most.rate / least.rate - 1
@@ -191,10 +200,12 @@ def _say_workers(series: Sequence[Row]) -> str | None:
 
 def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
     """What ends the gain: cores, the main process, or the GIL; and what the cores are busy with."""
-    if not series:
-        return
     trend = trend_of(series)
-    last = trend.top if trend is not None else series[-1]
+    if trend is None:
+        if series:
+            yield _say_decode(measured, series[-1])
+        return
+    last = trend.top
     gil = _say_gil(measured, last)
     if gil is not None:
         yield gil

@@ -170,7 +170,9 @@ class _Session:
             pins = (False,)
         workers = c.num_workers if c.num_workers is not None else default_workers(e.usable_cores)
         for backend in c.backends or default_backends(e):
-            counts: Sequence[int] = workers if backend in _SCALES else (max(workers),)
+            counts: Sequence[int] = workers
+            if backend not in _SCALES:  # its workers only decode the split at the start
+                counts = (max(c.num_workers) if c.num_workers else e.usable_cores,)
             if backend == "dali":  # which cannot do without a thread, so 0 and 1 are the same
                 counts = sorted({max(1, count) for count in counts})
             self._add(backend, counts, pins if backend in _PINS else (False,))
