@@ -177,8 +177,9 @@ def load_run(run: Path | str) -> LoadedRun:
         classes = tuple(ClassInfo(**c) for c in state["classes"])
         with torch.device("meta"):  # no time is lost on random weights that are replaced at once
             model = create_model(
-                config["model"], len(classes), config["image_size"], width=recipe["width"], dropout=recipe["dropout"]
-            )
+                config["model"], len(classes), config["image_size"],
+                **{name: recipe[name] for name in ("width", "dropout", "stem_stride")},
+            )  # fmt: skip
         model.load_state_dict(state["ema"] if state.get("ema") is not None else state["model"], assign=True)
         rows = state["rows"]
         epoch, step = int(state["epoch"]), int(state["step"])

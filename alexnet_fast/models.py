@@ -38,6 +38,7 @@ class Architecture:
         any_size: False keeps the 6 x 6 input of the first fully connected layer at every image size, so that weights
             made elsewhere fit.
         small_stem: kernel of the first convolution for pictures below 112 pixels.
+        stem_stride: of the first convolution; None: 4 as published from 112 pixels up, 2 from 48, 1 below.
     """
 
     channels: tuple[int, int, int, int, int]
@@ -48,10 +49,11 @@ class Architecture:
     init: Literal["default", "paper", "he"] = "default"
     any_size: bool = True
     small_stem: int = 11
+    stem_stride: int | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "alexnet": Architecture(channels=(96, 256, 384, 384, 256)),
+    "alexnet": Architecture(channels=(96, 256, 384, 384, 256), init="he"),
     "alexnet-paper": Architecture(channels=(96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), norm="lrn", init="paper"),
     "alexnet-owt": Architecture(channels=(64, 192, 384, 256, 256), any_size=False),
     "alexnet-bn": Architecture(channels=(96, 256, 384, 384, 256), norm="batch", dropout=0.2, init="he", small_stem=5),
@@ -112,10 +114,9 @@ def stem(architecture: Architecture, image_size: int) -> tuple[int, int, int]:
 
     Small pictures get a smaller stride, because at 64 pixels a stride of 4 leaves maps of 15, 7, 3 and 1.
     """
-    if image_size >= 112:
-        return 11, _PUBLISHED_STRIDE, 2
-    kernel = architecture.small_stem
-    return kernel, 2 if image_size >= 48 else 1, 2
+    kernel = 11 if image_size >= 112 else architecture.small_stem
+    own = _PUBLISHED_STRIDE if image_size >= 112 else 2 if image_size >= 48 else 1
+    return kernel, architecture.stem_stride or own, 2
 
 
 def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
@@ -129,7 +130,10 @@ def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
     for _ in range(3):
         sizes.append((sizes[-1] - 3) // 2 + 1)
     if sizes[-1] < 1:
-        raise UsageError(f"an AlexNet needs pictures of at least 21 pixels a side, got image_size={image_size}")
+        raise UsageError(
+            f"pictures of {image_size} pixels leave nothing after a first stride of {stride} and three pools: "
+            "an AlexNet needs 21 pixels a side, 35 at a stride of 2 and 63 at 4"
+        )
     return sizes
 
 
@@ -151,7 +155,13 @@ def _initialise(model: AlexNet) -> None:
 
 
 def create_model(
-    name: str, num_classes: int = 1000, image_size: int = 224, *, width: float = 1.0, dropout: float | None = None
+    name: str,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    *,
+    width: float = 1.0,
+    dropout: float | None = None,
+    stem_stride: int | None = None,
 ) -> AlexNet:
     """A freshly initialised AlexNet, float32, on the CPU.
 
@@ -162,6 +172,7 @@ def create_model(
             below, the stride of the first convolution is smaller.
         width: factor on the channels and hidden units, for trials; 1 is the published network.
         dropout: probability in place of the network's own.
+        stem_stride: of the first convolution, 1 to 4, in place of the network's own.
 
     Raises:
         UsageError: an argument is out of its range; the text says which.
@@ -175,6 +186,10 @@ def create_model(
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout must be in 0..1, 1 excluded, got {dropout!r}")
         architecture = replace(architecture, dropout=float(dropout))
+    if stem_stride is not None:
+        if stem_stride not in (1, 2, 3, 4):
+            raise UsageError(f"stem_stride must be 1, 2, 3 or 4, got {stem_stride!r}")
+        architecture = replace(architecture, stem_stride=stem_stride)
     if width != 1:
         architecture = _scaled(architecture, width)
     return AlexNet(architecture, num_classes, image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .errors import UsageError
+from .models import AlexNet
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Instructions that multiply bfloat16: without them PyTorch emulates, at less than the speed of float32.
@@ -43,6 +46,22 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """Scales the loss where fp16's small gradients would vanish; passes everything through otherwise."""
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16" and self.device_type == "cuda")
+
+
+def copy_for_computing(model: AlexNet, precision: Precision) -> AlexNet:
+    """The network with its convolutions and fully connected layers in the number format of `precision`.
+
+    Autocast rounds 60 M weights anew in every step, and every batch of an evaluation; a copy is rounded once. The
+    normalisation layers, whose running statistics need float32, are shared with `model`. In fp32 the copy is `model`.
+    """
+    if precision.name == "fp32":
+        return model
+    shared = {id(m): m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    twin = copy.deepcopy(model, dict(shared))
+    for module in twin.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.to(precision.dtype)
+    return twin
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:

@@ -37,6 +37,7 @@ class Recipe:
         warmup: share of all steps in which the rate rises from 0 to its peak.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
         dropout: of the network; None: the network's own.
+        stem_stride: of the network's first convolution; None: the network's own.
         width: factor on the network's channels; 1 is the published network.
         ema: decay per step of the running mean of the weights that is evaluated; 0: the weights themselves are.
         clip: largest norm of the gradient; 0: none.
@@ -62,6 +63,7 @@ class Recipe:
     plateau_patience: int = 5
     label_smoothing: float = 0.0
     dropout: float | None = None
+    stem_stride: int | None = None
     width: float = 1.0
     ema: float = 0.0
     clip: float = 0.0
@@ -92,6 +94,11 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema"):
             _check_range(name, getattr(self, name), 0, 1, without_high=True)
         _check_range("start_size", self.start_size, 0, 1, without_low=True)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The keyword arguments of `alexnet_fast.create_model` among the hyper-parameters."""
+        return {"width": self.width, "dropout": self.dropout, "stem_stride": self.stem_stride}
 
     @property
     def augmentation(self) -> Augmentation:

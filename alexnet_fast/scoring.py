@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, softmax
 
 from .distributed import Ranks
 from .loaders import Batch
-from .precision import Precision
+from .models import AlexNet
+from .precision import Precision, copy_for_computing
 
 TTA = ("none", "flip", "ten-crop")
 
@@ -36,7 +36,7 @@ class Scores:
     labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
-def predict_logits(model: nn.Module, images: torch.Tensor, precision: Precision, tta: str = "none") -> torch.Tensor:
+def predict_logits(model: AlexNet, images: torch.Tensor, precision: Precision, tta: str = "none") -> torch.Tensor:
     """Float32 log-probabilities or logits (N, classes) of one batch.
 
     With 'flip' the logits of each picture and its mirror image are averaged. With 'ten-crop' `images` are larger than
@@ -49,7 +49,6 @@ def predict_logits(model: nn.Module, images: torch.Tensor, precision: Precision,
         if tta == "flip":
             return (model(images).float() + model(images.flip(3)).float()) / 2  # type: ignore[no-any-return]
         size = model.image_size
-        assert isinstance(size, int)
         margin = images.shape[-1] - size
         places = ((0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2))
         total: torch.Tensor | float = 0.0
@@ -62,7 +61,7 @@ def predict_logits(model: nn.Module, images: torch.Tensor, precision: Precision,
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: AlexNet,
     batches: Iterable[Batch],
     precision: Precision,
     ranks: Ranks,
@@ -71,15 +70,16 @@ def score(
     keep: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Loss, top-1 and top-5 of `model`, in evaluation mode, over `batches`; nothing waits for the device until the end.
+    """Loss, top-1 and top-5 of `model` over `batches`; nothing waits for the device until the end.
 
-    With fewer than five classes top-5 counts them all.
+    The model is left in evaluation mode. With fewer than five classes top-5 counts them all.
     """
+    network = copy_for_computing(model.eval(), precision)
     wide = torch.float32 if ranks.device.type == "mps" else torch.float64
     sums = torch.zeros(4, dtype=wide, device=ranks.device)
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for images, labels in batches:
-        logits = predict_logits(model, images, precision, tta)
+        logits = predict_logits(network, images, precision, tta)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels[:, None]
         loss = cross_entropy(logits, labels, reduction="sum", ignore_index=-1)

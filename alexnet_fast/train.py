@@ -31,6 +31,8 @@ class TrainResult:
         best: the row of the best epoch by validation top-1; None where there is no val split or no whole epoch.
         finished: False where max_steps ended the run before its epochs.
         step: optimiser steps done in all.
+        seconds: wall time of the run, over all its starts; of them warm_up_seconds until the end of the last start's
+            first step: workers, compilation, first allocations.
         dataset: that it trained on.
     """
 
@@ -40,6 +42,7 @@ class TrainResult:
     finished: bool
     step: int
     seconds: float
+    warm_up_seconds: float
     dataset: Path
 
     def closing_lines(self) -> str:
@@ -60,7 +63,8 @@ class TrainResult:
                 f"{sum(waits) / len(waits):.0%} of the training time went by waiting for data: "
                 f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
             )
-        lines.append(f"{self.step} steps in {_duration(self.seconds)}; all of it is in {self.run_dir}")
+        warm_up = f" ({_duration(self.warm_up_seconds)} of warm-up)" if self.warm_up_seconds else ""
+        lines.append(f"{self.step} steps in {_duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
         if self.best is not None:
             lines.append(f"next: alexnet-fast evaluate {_quote(self.run_dir)} {_quote(self.dataset)}")
         return "\n".join(lines)
@@ -194,7 +198,7 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     best = trainer.best_row()
     result = TrainResult(
         run_dir=folder.path, rows=rows, best=best, finished=trainer.step >= plan.total_steps, step=trainer.step,
-        seconds=trainer.seconds, dataset=Path(plan.config.dataset),
+        seconds=trainer.seconds, warm_up_seconds=trainer.warm_up_seconds, dataset=Path(plan.config.dataset),
     )  # fmt: skip
     folder.write_summary(
         {

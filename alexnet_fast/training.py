@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import threading
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .augment import uniform
@@ -21,7 +23,7 @@ from .distributed import Ranks, StopVote
 from .errors import AlexNetFastError, DamagedDataError, StoppedError
 from .loaders import Batch, Loader, open_loader
 from .models import create_model
-from .optimization import WeightMean, add_color_noise, make_optimizer
+from .optimization import WeightMean, WorkingCopy, add_color_noise, make_optimizer
 from .progress import NoProgress, Progress, progress_bar
 from .recipes import Plateau, learning_rate, training_size
 from .run_folder import CURVES, RunFolder
@@ -90,14 +92,15 @@ class Trainer:
         self.plan, self.info, self.ranks, self.folder, self.stops, self.say = plan, info, ranks, folder, stops, say
         recipe, config = plan.recipe, plan.config
         torch.manual_seed(config.seed)
-        model = create_model(
-            config.model, info.num_classes, config.image_size, width=recipe.width, dropout=recipe.dropout
-        )
+        model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
         self.model = model.to(ranks.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, recipe, ranks.device.type)
         self.scaler = plan.precision.scaler()
         self.mean = WeightMean(self.model, recipe.ema) if recipe.ema else None
-        self.forward = self._wrap()
+        # With several processes autocast stays, so that gradients are averaged in float32.
+        own_copy = plan.precision.name == "bf16" and ranks.device.type == "cpu" and ranks.world_size == 1
+        self.copy = WorkingCopy(self.model, plan.precision) if own_copy else None
+        self.forward = self._wrap(self.model if self.copy is None else self.copy.network)
         self.vote = StopVote(ranks)
         self.plateau = Plateau()
         self.epoch = self.step = 0
@@ -112,8 +115,8 @@ class Trainer:
         self._train_loader: Loader | None = None
         self._val_loader: Loader | None = None
 
-    def _wrap(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        module: Any = torch.compile(self.model) if self.plan.compile else self.model
+    def _wrap(self, network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        module: Any = torch.compile(network) if self.plan.compile else network
         if self.ranks.world_size > 1:
             devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
             module = torch.nn.parallel.DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
@@ -132,7 +135,8 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
     # One step, one epoch
 
-    def _take_step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def take_step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """One optimiser step on a batch of this rank; returns the learning rate. Nothing in it waits for a GPU."""
         recipe, ranks = self.plan.recipe, self.ranks
         rate = learning_rate(recipe, self.step, self.plan.total_steps, self.plateau.scale)
         for group in self.optimizer.param_groups:
@@ -149,12 +153,16 @@ class Trainer:
             logits = self.forward(images)
         loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.copy is not None:
+            self.copy.hand_over_gradients()
         if recipe.clip:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.copy is not None:
+            self.copy.take_weights()
         if self.mean is not None:
             self.mean.update(self.step)
         hits = (logits.detach().argmax(1) == labels).sum()
@@ -174,7 +182,7 @@ class Trainer:
             progress.advance(first * plan.recipe.batch_size)
             rate = 0.0
             for images, labels in self._timed(loader):
-                rate = self._take_step(images, labels)
+                rate = self.take_step(images, labels)
                 progress.advance(plan.recipe.batch_size)
                 if self.step % log_every == 0:
                     self._look(progress)
@@ -255,14 +263,10 @@ class Trainer:
             return {"val_loss": None, "val_top1": None, "val_top5": None}
         if self._val_loader is None:
             self._val_loader = self._open("val", False, self.plan.config.image_size)
-        weights = None
+        network = copy.deepcopy(self.model) if self.mean is not None else self.model
         if self.mean is not None:
-            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-            self.model.load_state_dict(self.mean.state)
-        self.model.eval()
-        found = score(self.model, self._val_loader, self.plan.precision, self.ranks)
-        if weights is not None:
-            self.model.load_state_dict(weights)
+            network.load_state_dict(self.mean.state)
+        found = score(network, self._val_loader, self.plan.precision, self.ranks)
         return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -403,6 +407,8 @@ class Trainer:
         """
         try:
             self.model.load_state_dict(state["model"])
+            if self.copy is not None:
+                self.copy.take_weights()
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             if self.mean is not None:

@@ -84,9 +84,7 @@ def make_plan(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapp
         asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}
     precision = choose_precision(asked["precision"], ranks.device)
     with torch.device("meta"):  # refuses what cannot be built before anything is written
-        model = create_model(
-            config.model, info.num_classes, config.image_size, width=recipe.width, dropout=recipe.dropout
-        )
+        model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
         for epoch in range(recipe.epochs):
             feature_sizes(model.architecture, training_size(recipe, epoch, config.image_size))
     steps = pictures // recipe.batch_size

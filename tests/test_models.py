@@ -53,7 +53,7 @@ def test_any_image_size_and_number_of_classes(name, image_size):
 
 
 def test_too_small_a_picture_is_refused():
-    with pytest.raises(UsageError, match="at least 21 pixels a side, got image_size=20"):
+    with pytest.raises(UsageError, match="pictures of 20 pixels leave nothing"):
         create_model("alexnet", image_size=20)
 
 
@@ -64,6 +64,7 @@ def test_too_small_a_picture_is_refused():
         ({"name": "alexnet", "num_classes": 0}, "num_classes"),
         ({"name": "alexnet", "dropout": 1.0}, "dropout"),
         ({"name": "alexnet", "width": 0}, "width"),
+        ({"name": "alexnet", "stem_stride": 5}, "stem_stride"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -128,3 +129,10 @@ def test_forward_flops_by_hand():
     macs = 55**2 * 96 * 363 + 27**2 * 256 * 2400 + 13**2 * (384 * 2304 + 384 * 3456 + 256 * 3456)
     macs += 9216 * 4096 + 4096 * 4096 + 4096 * 1000
     assert forward_flops(create_model("alexnet"), 224) == 2 * macs
+
+
+def test_a_finer_first_stride_keeps_more_of_small_pictures():
+    fine = create_model("alexnet-bn", 200, 64, stem_stride=1)
+    assert feature_sizes(fine.architecture, 64) == [64, 31, 15, 7]
+    assert fine(torch.zeros(2, 3, 64, 64)).shape == (2, 200)
+    assert count_parameters(fine) <= 63_000_000

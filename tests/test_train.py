@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_samples, pack_pictures
 
 from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
 from alexnet_fast.checkpoint import load_checkpoint, load_run
@@ -87,6 +88,9 @@ def test_it_learns(packed_small, tmp_path):
 @pytest.mark.parametrize("model", ["alexnet", "alexnet-bn"])
 def test_a_resumed_run_ends_as_the_uninterrupted_one(packed_small, tmp_path, stop, model):
     whole = small_config(packed_small, tmp_path / "whole", model=model, seed=3)
+    if model == "alexnet-bn":  # everything at once: bf16 where it is fast, growing pictures, noise, momentum
+        overrides = {**SMALL, "start_size": 0.75, "full_size_at": 0.5, "color_noise": 0.1, "clip": 1.0}
+        whole = replace(whole, recipe="fast", precision="auto", overrides=overrides)
     part = replace(whole, run_dir=tmp_path / "part")
     uninterrupted, _ = quietly(whole)
     first, _ = quietly(replace(part, max_steps=stop))
@@ -173,7 +177,7 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
         ({"overrides": {"colour": 1}}, "no hyper-parameter is called 'colour'"),
         ({"overrides": {"ema": 1.0}}, "ema must be a number from 0 below 1"),
         ({"model": "alexnet-bn", "batch_size": 1}, "two pictures or more"),
-        ({"image_size": 16}, "at least 21 pixels"),
+        ({"image_size": 16}, "pictures of 16 pixels leave nothing"),
         ({"precision": "fp16"}, "CPUs do not train in fp16"),
         ({"run_dir": None, "resume": True}, "--run-dir"),
         ({"loader_settings": tmp_path / "none.json"}, "cannot be read"),
@@ -181,3 +185,29 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
         with pytest.raises(UsageError, match=message):
             train(replace(config, **change), say=lambda line: None)
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_without_a_val_split_it_says_so(tmp_path):
+    dataset = pack_pictures(tmp_path / "data", {"train": make_samples("train", 20, 2, size=(32, 32))}, num_classes=2)
+    result, lines = quietly(small_config(dataset, tmp_path / "run", epochs=1, batch_size=10))
+    assert result.best is None and result.rows[0]["val_top1"] is None
+    assert any("no val split" in line for line in lines) and "nothing was validated" in result.closing_lines()
+    assert load_run(tmp_path / "run").path.name == "last.pt"
+    assert "No epoch was validated" in json.loads((tmp_path / "run" / "summary.json").read_text())["verdict"]
+    only_test = pack_pictures(tmp_path / "other", {"test": make_samples("test", 8, 2)}, num_classes=2)
+    with pytest.raises(UsageError, match="has no train split"):
+        train(small_config(only_test, tmp_path / "never"), say=lambda line: None)
+
+
+def test_loader_settings_fill_what_is_left_at_auto(packed_small, tmp_path):
+    advice = tmp_path / "bench-loader.json"
+    recommendation = {"backend": "torchvision", "num_workers": 0, "pin_memory": False, "batch_size": 32}
+    advice.write_text(json.dumps({"recommendation": recommendation}))
+    config = small_config(packed_small, tmp_path / "run", max_steps=1, loader_settings=advice, num_workers="auto")
+    _, lines = quietly(config)
+    assert any("num_workers 0" in line and "backend torchvision" in line for line in lines)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["num_workers"] == 0 and stored["backend"] == "torchvision" and stored["recipe"]["batch_size"] == 16
+    advice.write_text("{}")
+    with pytest.raises(UsageError, match="is not a bench-loader"):
+        train(replace(config, run_dir=tmp_path / "other"), say=lambda line: None)

@@ -1,0 +1,141 @@
+"""Training in real processes: killed, asked to stop, and several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--image-size", "32", "--set", "width=0.0625", "--set", "ema=0.5", "--num-workers", "1", "--device", "cpu"]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def command(dataset: Path, run: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "alexnet_fast", "train", str(dataset), "--run-dir", str(run), "--epochs", "3",
+        "--batch-size", "8", "--checkpoint-every", "1", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until a checkpoint of that step or later lies there; the process may end meanwhile."""
+    while process.poll() is None:
+        if (run / "last.pt").exists() and load_checkpoint(run / "last.pt")["step"] >= step:
+            return
+        time.sleep(0.005)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(packed_small, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(command(packed_small, whole))
+    assert process.wait(120) == 0, process.stderr.read()
+    for step in (2, 9):
+        process = start(command(packed_small, broken, "--resume"))
+        wait_for_step(broken, step, process)
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
+    process = start(command(packed_small, broken, "--resume"))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "going on from" in output
+    ends = [load_checkpoint(run / "last.pt") for run in (whole, broken)]
+    for name in ("model", "ema", "optimizer", "scaler", "order", "sums", "plateau", "step"):
+        assert same(ends[0][name], ends[1][name]), name
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, broken)]
+    for a, b in zip(*rows, strict=True):
+        for name in ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "lr"):
+            assert a[name] == b[name]
+    assert not list(broken.glob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(packed_small, tmp_path, number, code):
+    run = tmp_path / "run"
+    process = start(command(packed_small, run, "--epochs", "500"))
+    wait_for_step(run, 3, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors and f"stopped by {number.name} after step" in errors
+    assert f"--run-dir {run}" in errors and errors.rstrip().endswith("--resume")
+    assert load_checkpoint(run / "last.pt")["step"] >= 3
+    go_on = errors.rstrip().split("go on with: alexnet-fast ")[1].split()
+    again = start([sys.executable, "-m", "alexnet_fast", *go_on, "--max-steps", "1"])
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert "going on from last.pt" in output
+
+
+def torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    return start([sys.executable, *launcher, *arguments[1:]])
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_losses_of_one(packed_small, tmp_path):
+    # No dropout: its masks are drawn per process. No batch norm: each process normalises over its own half.
+    options = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.05", "--model", "alexnet"]
+    alone = start(command(packed_small, tmp_path / "one", *options))
+    assert alone.wait(120) == 0, alone.stderr.read()
+    two = torchrun(2, command(packed_small, tmp_path / "two", *options))
+    output, errors = two.communicate(timeout=180)
+    assert two.returncode == 0, errors
+    assert output.count("best epoch") == 1  # one rank speaks
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for one, both in zip(*rows, strict=True):
+        assert both["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert both["val_loss"] == pytest.approx(one["val_loss"], rel=1e-4)
+        assert both["val_top1"] == pytest.approx(one["val_top1"], abs=1.01 / 23)
+    weights = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
+    # A run begun by two goes on with one.
+    more = start(command(packed_small, tmp_path / "two", *options, "--resume"))
+    assert more.wait(60) == 0, more.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_refusal_under_torchrun_ends_all_processes(packed_small, tmp_path):
+    both = torchrun(2, command(packed_small, tmp_path / "run", "--batch-size", "7"))
+    _, errors = both.communicate(timeout=120)
+    assert both.returncode != 0
+    assert "does not divide over 2 processes" in errors
