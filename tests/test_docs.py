@@ -1,0 +1,72 @@
+"""The documents are true: their commands exist, their code runs, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import alexnet_fast as af
+from alexnet_fast import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+def ids(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def shown_commands(page):
+    """Each `alexnet-fast ...` of a page's code, as words; continued lines are joined."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    code = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL) + re.findall(r"`(alexnet-fast [^`\n]+)`", text)
+    code += ["\n".join(re.findall(r"^ {4}(.*)$", text, re.MULTILINE))]
+    for block in code:
+        for line in block.splitlines():
+            match = re.match(r"\s*(?:\$ )?(?:python -m alexnet_fast|alexnet-fast)\s+(.*)", line)
+            if match:
+                yield shlex.split(match[1].split("  ")[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_every_command_and_option_shown_exists(page):
+    for words in shown_commands(page):
+        if not words or words[0].startswith("-"):
+            assert not words or words[0] in ("--help", "--version", "--install-completion"), words
+            continue
+        assert words[0] in COMMANDS, f"{page.name} shows {words}"
+        known = {
+            option for parameter in COMMANDS[words[0]].params for option in parameter.opts + parameter.secondary_opts
+        }
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.split("=")[0].rstrip("]") in known | {"--help"}, f"{page.name} shows {words}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_links_between_the_documents_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        drawn = page.name == "benchmarks.md" and target.endswith(".png")  # comes with the results it is drawn from
+        if not re.match(r"[a-z]+:", target) and not drawn:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_reader_of_the_format_page_reads_what_pack_writes(packed):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "format.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope: dict = {}
+    exec(code, scope)
+    for split in ("train", "val", "test"):
+        reader = af.ShardReader(packed, split)
+        expected = [(reader.read(i), int(reader.labels[i])) for i in range(len(reader))]
+        reader.close()
+        assert list(scope["read_split"](packed, split)) == expected
+
+
+def test_the_changelog_has_the_version():
+    assert f"## {af.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
