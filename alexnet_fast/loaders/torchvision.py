@@ -117,11 +117,20 @@ class TorchvisionLoader(Loader):
         self._open[ticket] = len(starts)
         for i in starts:
             part = slice(i, i + chunk)
-            crew.submit(Job(ticket, slot, i, records[part], plan[part], None if flips is None else flips[part]))
+            job = Job(ticket, slot, i, records[part], plan[part], None if flips is None else flips[part])
+            try:
+                crew.submit(job)
+            except WorkerError:
+                self._stop()
+                raise
         return ticket
 
     def _collect(self, crew: Crew) -> None:
-        result = crew.collect()
+        try:
+            result = crew.collect()
+        except WorkerError:
+            self._stop()  # the next pass starts new workers
+            raise
         self._open[result.ticket] -= 1
         if not self._open[result.ticket]:
             del self._open[result.ticket]
@@ -144,9 +153,6 @@ class TorchvisionLoader(Loader):
             ring, crew = self._start()
             self._drain(ring, crew)  # what a pass left behind that was not finished
             yield from self._run(ring, crew, epoch, start_step, this_pass)
-        except WorkerError:
-            self._stop()
-            raise
         finally:
             if self._pass == this_pass and self._crew is not None and self._ring is not None:
                 self._drain(self._ring, self._crew)
