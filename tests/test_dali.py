@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -287,7 +288,6 @@ def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, packed: 
 
 
 def test_a_missing_or_broken_installation_is_told(tmp_path: Path) -> None:
-    import subprocess
 
     code = "from alexnet_fast.loaders.dali import why_not; print(why_not('cpu'))"
     package = Path(dali.__file__).parents[2]
@@ -326,3 +326,51 @@ def test_a_crash_of_the_trial_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(dali_probe.subprocess, "run", run)
     assert dali_probe.probe(torch.device("cpu")) == "decoding regions crashes here with signal 11"
+
+
+def _cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alexnet_fast", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--image-size", "32")
+    run = tmp_path / "run"
+    done = _cli(
+        "train", packed_small, "--run-dir", run, "--backend", "dali", "--epochs", "1", "--batch-size", "16",
+        "--set", "width=0.1", *options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "loader dali: " in done.stdout
+    assert json.loads((run / "summary.json").read_text())["totals"]["pictures"] == 48
+    done = _cli(
+        "bench-loader", packed_small, "--backend", "dali", "--num-workers", "1", "--batch-size", "16", "--seconds",
+        "0.3", "--out", tmp_path / "bench", *options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench" / "bench-loader.json").read_text())["rows"]
+    assert [(row["backend"], row["status"]) for row in rows] == [("dali", "ok")]
+    assert rows[0]["images_per_s"] > 0
+
+
+def test_both_backends_train_to_one_accuracy(tmp_path: Path) -> None:
+    from alexnet_fast import TrainConfig, train
+
+    splits = {name: make_samples(name, count, 4, size=(64, 64)) for name, count in (("train", 320), ("val", 160))}
+    dataset = pack_pictures(tmp_path / "data", splits, num_classes=4)
+
+    def accuracy(backend: str, seed: int) -> float:
+        result = train(
+            TrainConfig(
+                dataset=dataset, run_dir=tmp_path / f"{backend}-{seed}", model="alexnet-bn", epochs=4, batch_size=32,
+                image_size=32, backend=backend, device="cpu", precision="fp32", seed=seed, overrides={"width": 0.15},
+            ),
+            say=lambda line: None,
+        )  # fmt: skip
+        assert result is not None
+        return float(result.rows[-1]["val_top1"])
+
+    found = {backend: [accuracy(backend, seed) for seed in range(2)] for backend in ("dali", "torchvision")}
+    assert min(map(min, found.values())) > 0.5, found  # four classes: 0.25 is chance
+    assert abs(np.mean(found["dali"]) - np.mean(found["torchvision"])) < 0.15, found
