@@ -4,11 +4,11 @@ Records are read in this process and fed to DALI in the order of the epoch, with
 `augment.draw_crops` and `draw_flips` give. So the order is a full permutation, a run resumes at any step, and a record
 is cut and mirrored as in the other backends, whatever the threads.
 
-DALI's own reader of these shards (`fn.readers.caffe`) and its own random crops were measured beside this, on the CPU of
-2 cores: on full-size ImageNet pictures feeding delivers 123,000 records/s where the reader delivers 25,000, and whole
-pipelines give 720 pictures/s with fed boxes, 687 with DALI's crops on fed records, 667 with its reader; on Tiny
-ImageNet 3,760, 3,450 and 3,872, which is within their spread (benchmarks/dali_readers.py, results/dali-readers.json).
-Shuffling is not even equal: the reader mixes a buffer of records and offers no other order and no place to resume at.
+DALI's own reader of these shards (`fn.readers.caffe`) and its own random crops were measured beside this, on full-size
+ImageNet pictures and the CPU of 2 cores: one thread feeds 22,000 records/s where the reader delivers 20,400, and whole
+pipelines give 486 pictures/s with fed boxes, 490 with DALI's crops on fed records and 509 with its reader, each between
+430 and 820 as the machine's pace changed: no difference (benchmarks/dali_readers.py, results/dali-readers.json).
+Shuffling is not even equal: the reader mixes a buffer of records, and offers no other order and no place to resume at.
 So feeding costs nothing, and gives what the reader cannot.
 """
 
