@@ -75,6 +75,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         if name == "bf16" and not native_bf16:
             raise UsageError("this GPU has no bf16 arithmetic: use --precision fp16 or auto")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # the same few shapes at every step: let cuDNN try its algorithms once
         if name == "auto":
             name = "bf16" if native_bf16 else "fp16"
         return Precision(name, "cuda", f"{torch.cuda.get_device_name(device)}, float32 weights")
