@@ -44,7 +44,7 @@ def load_index(path: Path, *, sha256: str | None = None) -> IndexArray:
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedDataError(f"{path} was altered after packing (its checksum differs): restore it or pack again")
     try:
-        index = np.load(io.BytesIO(content), allow_pickle=False)
+        index: IndexArray = np.load(io.BytesIO(content), allow_pickle=False)
         expected = index_dtype(index.dtype["key"].itemsize)
     except Exception as error:  # numpy raises what its parsers meet: ValueError, EOFError, SyntaxError, TypeError ...
         raise DamagedDataError(f"{path} is damaged ({type(error).__name__}): restore it or pack again") from None

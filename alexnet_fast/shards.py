@@ -280,7 +280,7 @@ class ShardReader:
             raise IndexError(f"records {numbers.min()} to {numbers.max()} of {len(self)}")
         shards = np.searchsorted(self._ends, numbers, side="right").tolist()
         offsets, lengths = self._offsets[numbers].tolist(), self._lengths[numbers].tolist()
-        views = []
+        views: list[memoryview] = []
         for shard, offset, length, label in zip(shards, offsets, lengths, self.labels[numbers].tolist(), strict=True):
             tail = _datum_tail(label)
             # Held for this one read only: a batch may touch more shards than may be open at once.
