@@ -14,6 +14,7 @@ from .device import usable_cores
 from .errors import DamagedDataError, UsageError
 from .plan import PackOptions, Plan, make_plan, write_plan_files
 from .progress import NoProgress, Progress
+from .ray_engine import write_shards_on_ray
 from .shards import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
 from .shardwork import (
     FinishedShard,
@@ -115,7 +116,7 @@ def pack(
             )
             for shard in plan.shards
         ]  # fmt: skip
-        if workers == "auto" and plan.records < MANY:
+        if workers == "auto" and plan.records < MANY and engine == "local":
             pool.stay_here()
         finished = _write_shards(jobs, plan, pool, engine, report)
         info = _describe(plan, identity, finished, on_bad_image)
@@ -146,6 +147,10 @@ def _write_shards(
     if done:
         report.note(f"{len(done)} of {len(jobs)} shards were finished already")
         report.advance(sum(job.records for job in jobs if job.plan.name in done))
+    if engine == "ray":
+        for job, result in zip(todo, write_shards_on_ray(todo, pool.count or None, report), strict=True):
+            done[job.plan.name] = result
+        return [done[job.plan.name] for job in jobs]
     if pool.parallel and len(todo) >= 2 * pool.count:
         results = [pool.submit(write_shard, job) for job in todo]
     else:

@@ -43,8 +43,12 @@ class Target:
             UsageError: it packed something else; the text names the difference.
         """
         path = self.work / _STATE
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            refuse_difference(json.loads(path.read_text()), identity, f"{self.dataset} holds a pack that was begun")
+        try:
+            before = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            before = None
+        if isinstance(before, dict):
+            refuse_difference(before, identity, f"{self.dataset} holds a pack that was begun")
         write_file_atomically(path, json.dumps(identity).encode())
 
     def clear(self) -> None:
