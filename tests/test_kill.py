@@ -1,0 +1,29 @@
+"""A short, seeded run of the kill harness; the long runs' results are in docs/reliability.md."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).resolve().parent.parent / "tools" / "kill_harness.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc")
+@pytest.mark.skipif(not HARNESS.exists(), reason="tools/ is not part of this copy")
+@pytest.mark.parametrize(("command", "rounds"), [("pack", 3), ("train", 1)])
+def test_killed_runs_go_on_to_the_same_outcome(tmp_path, command, rounds):
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [sys.executable, str(HARNESS), "--rounds", f"{command}={rounds}", "--seed", "3", "--json", str(report)],
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert report.exists(), done.stderr
+    (outcome,) = json.loads(report.read_text())["commands"]
+    assert outcome["lost"] == []
+    assert outcome["rounds"] == rounds
+    assert outcome["kills"] >= 1
