@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "records": options.records,
         "shards": options.shards,
         "python": platform.python_version(),
@@ -53,6 +54,12 @@ def main() -> None:
         result["base_mb"] = _megabytes()
         result |= _write(Path(folder), options.records, options.shards)
         result |= _read(Path(folder), options.records)
+    result["order_of_more_s"] = {}
+    for records in (14_197_122, 100_000_000):  # ImageNet-21k, and beyond
+        begin = time.perf_counter()
+        epoch_order(records, seed=0, epoch=0)
+        result["order_of_more_s"][str(records)] = round(time.perf_counter() - begin, 3)
+    result["peak_mb_at_the_end"] = _megabytes()
     text = json.dumps(result, indent=2)
     if options.json:
         options.json.write_text(text + "\n")

@@ -18,6 +18,8 @@ _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q", 16: "B", 17: "H", 18: "I"}
 _LARGEST = 64 << 20
+# meta.mat nests two deep. Each level of a hostile file would hold another copy of nearly all of it in memory.
+_DEEPEST = 8
 
 
 def read_structs(content: bytes, variable: str) -> list[dict[str, Any]]:
@@ -60,8 +62,10 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         at = after
 
 
-def _matrix(body: bytes, order: str) -> tuple[str, Any]:
+def _matrix(body: bytes, order: str, depth: int = 0) -> tuple[str, Any]:
     """(name, value) of a matrix: a number, a text, a list of numbers, or a list of dictionaries."""
+    if depth > _DEEPEST:
+        raise ValueError("it nests too deep")
     parts = list(_elements(body, order))
     if not parts:
         return "", []
@@ -72,11 +76,11 @@ def _matrix(body: bytes, order: str) -> tuple[str, Any]:
         fields = [
             parts[4][1][i : i + width].partition(b"\0")[0].decode("ascii") for i in range(0, len(parts[4][1]), width)
         ]
-        values = [_matrix(part, order)[1] for _, part in parts[5:]]
+        values = [_matrix(part, order, depth + 1)[1] for _, part in parts[5:]]
         entries = [values[i : i + len(fields)] for i in range(0, len(values), len(fields))]
         return name, [dict(zip(fields, entry, strict=True)) for entry in entries]
     if kind == _CELL:
-        return name, [_matrix(part, order)[1] for _, part in parts[3:]]
+        return name, [_matrix(part, order, depth + 1)[1] for _, part in parts[3:]]
     numbers = _numbers(*parts[3], order) if len(parts) > 3 else []
     if kind == _CHAR:
         encoded = parts[3] if len(parts) > 3 else (16, b"")

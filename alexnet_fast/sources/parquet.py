@@ -16,6 +16,8 @@ from .tree import SPLIT_ORDER, WNID
 from .webdataset import split_by_name
 
 _BATCH_ROWS = 64
+# A label of two thousand million would otherwise ask for as many class names.
+_MOST_CLASSES = 1 << 20
 
 
 def read_parquet(name: str, files: Sequence[Path], staging: Staging) -> Source:
@@ -96,7 +98,7 @@ class _Shard:
         image = next((n for n, f in features.items() if f.get("_type") == "Image"), None)
         label = next((n for n, f in features.items() if f.get("_type") == "ClassLabel"), None)
         if label is not None:
-            self.class_names = [str(n) for n in features[label].get("names") or []]
+            self.class_names = [str(n).encode(errors="replace").decode() for n in features[label].get("names") or []]
         for name in ("image", "img", "jpg", "picture", "bytes"):
             if image is None and name in schema.names:
                 image = name
@@ -126,9 +128,9 @@ class _Shard:
                     )
                 if label is None:
                     label = -1
-                if not isinstance(label, int):
-                    raise UsageError(f"row {number} of {self.path} has label {label!r}, not a whole number")
-                base = (path or f"{self.path.stem}-{number:08d}").rpartition("/")[2].encode()
+                if not isinstance(label, int) or label >= _MOST_CLASSES:
+                    raise UsageError(f"row {number} of {self.path} has label {label!r}, not the number of a class")
+                base = (path or f"{self.path.stem}-{number:08d}").rpartition("/")[2].encode(errors="replace")
                 rows.append((offset, len(data), max(label, -1), base))
                 file.write(data)
                 offset += len(data)

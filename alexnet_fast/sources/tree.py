@@ -20,6 +20,7 @@ _KAGGLE_BASE = b"ILSVRC/Data/CLS-LOC/"
 _VAL_LABELS = (b"val_annotations.txt", b"LOC_val_solution.csv", b"val_labels.txt", b"val_labels.csv")
 _CLASS_NAMES = (b"words.txt", b"LOC_synset_mapping.txt")
 _LARGEST_TEXT = 256 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what editors on Windows put before UTF-8
 WNID = re.compile(rb"n\d{8}")
 
 
@@ -210,16 +211,20 @@ def parse_labels(text: bytes, name: str) -> dict[bytes, bytes]:
     """Class by file name from val_annotations.txt, LOC_val_solution.csv, or lines of 'FILE WNID' or 'FILE,WNID'.
 
     Raises:
-        DamagedDataError: a line holds no file and class.
+        DamagedDataError: a line holds no file and class, or another class than a line before it.
     """
-    table = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.replace(b",", b" ").split()
+    table: dict[bytes, bytes] = {}
+    for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), 1):
+        # Names may hold spaces where tabs part the columns.
+        words = line.strip().split(b"\t") if b"\t" in line.strip() else line.replace(b",", b" ").split()
         if not words or (number == 1 and words[0] in (b"ImageId", b"filename", b"file", b"image")):
             continue
         if len(words) < 2:
             raise DamagedDataError(f"line {number} of {name} names no file and class: fetch it again")
-        table[words[0].rpartition(b"/")[2]] = words[1]
+        file, label = words[0].rpartition(b"/")[2], words[1].split()[0] if words[1].split() else b""
+        if not label or table.setdefault(file, label) != label:
+            shown = file.decode(errors="replace")
+            raise DamagedDataError(f"line {number} of {name} gives {shown} no class or a second one: fetch it again")
     return table
 
 
@@ -227,7 +232,7 @@ def class_names(texts: Mapping[bytes, bytes]) -> dict[bytes, str]:
     """Readable names by class from words.txt (tab) or LOC_synset_mapping.txt (space)."""
     names = {}
     for file in _CLASS_NAMES:
-        for line in texts.get(file, b"").splitlines():
+        for line in texts.get(file, b"").removeprefix(_BYTE_ORDER_MARK).splitlines():
             words = line.split(b"\t" if b"\t" in line else None, 1)
             if len(words) == 2:
                 names[words[0]] = words[1].decode(errors="replace").strip()
