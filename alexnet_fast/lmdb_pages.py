@@ -88,6 +88,7 @@ def _parse_meta(page: bytes, number: int) -> tuple[_Tree, int, int]:
     _require(page_size in (1 << k for k in range(9, 16)), "its page size is impossible")
     _require(main_flags == 0 and depth <= _MAX_DEPTH, "its tree is not a plain one")
     _require((entries == 0) == (root == _NO_PAGE), "its tree has no root")
+    _require(root == _NO_PAGE or root <= last_page < 1 << 40, "its root lies outside it")
     return _Tree(page_size, depth, entries, root), last_page, transaction
 
 
