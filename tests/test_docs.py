@@ -70,3 +70,22 @@ def test_the_reader_of_the_format_page_reads_what_pack_writes(packed):
 
 def test_the_changelog_has_the_version():
     assert f"## {af.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_loop_in_the_readmes_trains_anyones_network(packed):
+    blocks = []
+    for page in ROOT.glob("README*.md"):
+        text = page.read_text(encoding="utf-8")
+        blocks += re.findall(
+            r"((?:^(?: {4}.*|)\n)*^ {4}.*af\.open_loader\(.*\n(?:^(?: {4}.*|)\n)*)", text, re.MULTILINE
+        )
+    assert blocks
+    for block in blocks:
+        code = "\n".join(line[4:] for line in block.splitlines())
+        small = code.replace('"data/tiny"', repr(str(packed))).replace("batch_size=128", "batch_size=8")
+        small = small.replace("range(5)", "range(1)").replace("image_size=64", 'image_size=32, device="cpu"')
+        assert small != code
+        scope: dict = {}
+        exec(small, scope)
+        assert scope["loss"].isfinite()
+        scope["loader"].close()
