@@ -117,6 +117,7 @@ def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
     """Seconds to each epoch's first batch and to its end, and CPU seconds over all processes."""
     from alexnet_fast.bench.processes import tree_usage
 
+    load = os.getloadavg()[0]  # of the last minute: what else the machine was doing
     batches = open_batches(case, train, packed)
     epochs = []
     for _ in range(1 if case["start"] == "spawn" else EPOCHS):  # which is slow enough to be clear
@@ -129,7 +130,7 @@ def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
         after = tree_usage(os.getpid())
         cpu = after.cpu_seconds - before.cpu_seconds if before and after else None
         epochs.append({"first_batch_s": first, "seconds": seconds, "pictures": int(count) * BATCH, "cpu_s": cpu})
-    return {**case, "epochs": epochs}
+    return {**case, "load_average": load, "epochs": epochs}
 
 
 def run(train: Path, out: Path, rounds: int, budget: float) -> None:
