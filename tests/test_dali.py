@@ -350,27 +350,36 @@ def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench" / "bench-loader.json").read_text())["rows"]
-    assert [(row["backend"], row["status"]) for row in rows] == [("dali", "ok")]
-    assert rows[0]["images_per_s"] > 0
+    (row,) = [row for row in rows if row["backend"] == "dali"]
+    assert row["status"] == "ok" and row["images_per_s"] > 0
+
+
+def _accuracy(dataset: Path, backend: str, seed: int) -> float:
+    """Of a small network after three epochs, on the val split."""
+    torch.manual_seed(seed)
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 32)):
+        layers += [torch.nn.Conv2d(inputs, outputs, 3, 2, 1), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    settings: dict[str, Any] = {"dataset": dataset, "backend": backend, "device": "cpu", "image_size": 32}
+    settings |= {"num_workers": 2, "seed": seed}
+    with open_loader(LoaderConfig(batch_size=32, **settings)) as loader:
+        for _ in range(3):
+            for images, labels in loader:
+                torch.nn.functional.cross_entropy(network(images), labels).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    network.eval()
+    with open_loader(LoaderConfig(split="val", batch_size=160, **settings)) as loader, torch.no_grad():
+        ((images, labels),) = list(loader)
+        return float((network(images).argmax(1) == labels).float().mean())
 
 
 def test_both_backends_train_to_one_accuracy(tmp_path: Path) -> None:
-    from alexnet_fast import TrainConfig, train
-
     splits = {name: make_samples(name, count, 4, size=(64, 64)) for name, count in (("train", 320), ("val", 160))}
     dataset = pack_pictures(tmp_path / "data", splits, num_classes=4)
-
-    def accuracy(backend: str, seed: int) -> float:
-        result = train(
-            TrainConfig(
-                dataset=dataset, run_dir=tmp_path / f"{backend}-{seed}", model="alexnet-bn", epochs=4, batch_size=32,
-                image_size=32, backend=backend, device="cpu", precision="fp32", seed=seed, overrides={"width": 0.15},
-            ),
-            say=lambda line: None,
-        )  # fmt: skip
-        assert result is not None
-        return float(result.rows[-1]["val_top1"])
-
-    found = {backend: [accuracy(backend, seed) for seed in range(2)] for backend in ("dali", "torchvision")}
+    found = {name: [_accuracy(dataset, name, seed) for seed in range(3)] for name in ("dali", "torchvision")}
     assert min(map(min, found.values())) > 0.5, found  # four classes: 0.25 is chance
-    assert abs(np.mean(found["dali"]) - np.mean(found["torchvision"])) < 0.15, found
+    # The noise: three seeds of one backend lie within 0.007 of each other, one picture of the 160.
+    assert abs(np.mean(found["dali"]) - np.mean(found["torchvision"])) < 0.05, found
