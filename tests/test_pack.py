@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.errors import DamagedDataError, UsageError
+from alexnet_fast.errors import DamagedDataError, StorageError, UsageError
 from alexnet_fast.pack import pack
 from alexnet_fast.plan import PackOptions, make_plan
 from alexnet_fast.shards import ShardReader, read_dataset_info
@@ -381,5 +381,9 @@ def test_a_source_that_changes_while_packing(tmp_path, folder):
     first = plan.tables["train"][0]
     path = folder / first["name"].decode()
     path.write_bytes(path.read_bytes() + b"more")
-    with FileReader(plan.source.containers) as reader, pytest.raises(DamagedDataError, match="size changed"):
-        reader.read(first)
+    with FileReader(plan.source.containers) as reader:
+        with pytest.raises(DamagedDataError, match="size changed"):
+            reader.read(first)
+        path.unlink()
+        with pytest.raises(StorageError, match="cannot be read"):  # and so is never skipped as a bad picture
+            reader.read(first)

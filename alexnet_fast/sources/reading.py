@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamagedDataError
+from ..errors import DamagedDataError, StorageError
 from .table import FILE, RANGE, ZIP_DEFLATED
 
 _MOST_OPEN = 64
@@ -36,7 +36,8 @@ class FileReader:
         """The bytes of one file, given its row (or any record with those fields).
 
         Raises:
-            DamagedDataError: they cannot be had, or are not as many as the table says, or a checksum differs.
+            StorageError: the file system refuses to read them.
+            DamagedDataError: they are not as many as the table says, or a checksum differs.
         """
         return self.read_place(
             int(row["container"]), int(row["method"]), int(row["offset"]), int(row["stored"]), int(row["size"]),
@@ -60,7 +61,9 @@ class FileReader:
                 return data
             return self._read_zipped(descriptor, method, offset, stored, size, crc)
         except OSError as error:
-            raise DamagedDataError(f"it cannot be read: {error.strerror}") from None
+            # Not the picture's fault: a disk that fails for a moment must not get pictures skipped as bad.
+            path = os.fsdecode(self._containers[container] + (b"/" + name if name else b""))
+            raise StorageError(f"{path} cannot be read ({error.strerror}): check it and run the same again") from None
 
     @staticmethod
     def _read_file(path: bytes, size: int) -> bytes:
