@@ -29,21 +29,21 @@ HEADINGS = {
 
 
 def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry a case: medians over the rounds; a later epoch is the last of a run."""
+    """One entry a case: medians over the rounds; a later epoch is the median of those after a run's first."""
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for run in result["runs"]:
         groups.setdefault((run["data"], run["workers"], run["start"]), []).append(run)
     rows = []
     for (data, workers, start), runs in groups.items():
-        later = [run["epochs"][-1]["seconds"] for run in runs]
+        # Spawned workers read one epoch only: without persistent_workers the later ones start like the first.
+        later = [median(epoch["seconds"] for epoch in run["epochs"][1:] or run["epochs"]) for run in runs]
         rows.append(
             {
                 "data": data, "workers": workers, "start": start, "rounds": len(runs),
                 "first_batch_s": median(run["epochs"][0]["first_batch_s"] for run in runs),
                 "first_epoch_s": median(run["epochs"][0]["seconds"] for run in runs),
                 "later_epoch_s": median(later), "spread": (max(later) - min(later)) / median(later),
-                "later_first_batch_s": median(run["epochs"][-1]["first_batch_s"] for run in runs),
-                "cpu_s": median(run["epochs"][-1]["cpu_s"] for run in runs),
+                "cpu_s": median(epoch["cpu_s"] for run in runs for epoch in run["epochs"]),
                 "pictures": runs[0]["epochs"][0]["pictures"],
             }
         )  # fmt: skip
@@ -71,19 +71,23 @@ def machine(result: dict[str, Any], rows: list[dict[str, Any]], language: str) -
     """Where it was measured."""
     e, v = result["environment"], result["environment"]["versions"]
     rounds = min(row["rounds"] for row in rows)
-    spreads = sorted(row["spread"] for row in rows)
-    middle = spreads[len(spreads) // 2]
+    spread = sorted(row["spread"] for row in rows)[len(rows) // 2]
     if language == "zh":
+        how = f"{rounds} 轮的中位数,(最大-最小)/中位数一般为 {spread:.0%}" if rounds > 1 else "每种情况测一轮"
         return (
             f"{e['machine']},{e['usable_cores']} 个可用核心,{e['system'].split('-')[0]},Python {v['python']},"
             f"torch {v['torch']},torchvision {v['torchvision']};{rows[0]['pictures']:,} 张图片,"
-            f"batch 大小 {e['batch_size']};{rounds} 轮的中位数,各轮之间(最大-最小)/中位数的中位数为 {middle:.0%}。"
+            f"batch 大小 {e['batch_size']};{how}。"
         )
+    how = (
+        f"medians of {rounds} rounds, (highest - lowest) / median {spread:.0%} in the median case"
+        if rounds > 1
+        else "one round of each case"
+    )
     return (
         f"{e['machine']}, {e['usable_cores']} usable cores, {e['system'].split('-')[0]}, Python {v['python']}, torch "
         f"{v['torch']}, torchvision {v['torchvision']}; {rows[0]['pictures']:,} pictures in batches of "
-        f"{e['batch_size']}; medians of {rounds} rounds, (highest - lowest) / median of which is {middle:.0%} in the "
-        "median case."
+        f"{e['batch_size']}; {how}."
     )
 
 
@@ -93,11 +97,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     colours = {"fork": "#0072B2", "fork-once": "#009E73", "spawn": "#D55E00", "threads": "#CC79A7"}
-    figure = Figure(figsize=(9.5, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.3 * len({row["data"] for row in rows}) + 1.5, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, sharey=True)
+    shown = [data for data in DATA if any(row["data"] == data for row in rows)]
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     counts = sorted({row["workers"] for row in rows})
-    for axes, data in zip(panels, DATA, strict=True):
+    for axes, data in zip(panels, shown, strict=True):
         own = [row for row in rows if row["data"] == data]
         none = next(row for row in own if row["workers"] == 0)
         for start in dict.fromkeys(row["start"] for row in own if row["workers"]):
