@@ -38,6 +38,12 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
+def finish(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+    """(exit code, output, errors), with the pipes closed."""
+    output, errors = process.communicate(timeout=seconds)
+    return process.returncode, output, errors
+
+
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint of that step or later lies there; the process may end meanwhile."""
     while process.poll() is None:
@@ -59,16 +65,15 @@ def same(a: object, b: object) -> bool:
 @pytest.mark.slow
 def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(packed_small, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process = start(command(packed_small, whole))
-    assert process.wait(120) == 0, process.stderr.read()
+    code, _, errors = finish(start(command(packed_small, whole)))
+    assert code == 0, errors
     for step in (2, 9):
         process = start(command(packed_small, broken, "--resume"))
         wait_for_step(broken, step, process)
         process.kill()
-        assert process.wait(30) == -signal.SIGKILL
-    process = start(command(packed_small, broken, "--resume"))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+        assert finish(process)[0] == -signal.SIGKILL
+    code, output, errors = finish(start(command(packed_small, broken, "--resume")))
+    assert code == 0, errors
     assert "going on from" in output
     ends = [load_checkpoint(run / "last.pt") for run in (whole, broken)]
     for name in ("model", "ema", "optimizer", "scaler", "order", "sums", "plateau", "step"):
@@ -87,15 +92,15 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(packed_small, tmp_pa
     process = start(command(packed_small, run, "--epochs", "500"))
     wait_for_step(run, 3, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    ended, _, errors = finish(process)
+    assert ended == code
     assert "Traceback" not in errors and f"stopped by {number.name} after step" in errors
     assert f"--run-dir {run}" in errors and errors.rstrip().endswith("--resume")
     assert load_checkpoint(run / "last.pt")["step"] >= 3
     go_on = errors.rstrip().split("go on with: alexnet-fast ")[1].split()
     again = start([sys.executable, "-m", "alexnet_fast", *go_on, "--max-steps", "1"])
-    output, errors = again.communicate(timeout=60)
-    assert again.returncode == 0, errors
+    ended, output, errors = finish(again)
+    assert ended == 0, errors
     assert "going on from last.pt" in output
 
 
@@ -112,10 +117,11 @@ def test_two_processes_follow_the_losses_of_one(packed_small, tmp_path):
     # No dropout: its masks are drawn per process. No batch norm: each process normalises over its own half.
     options = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.05", "--model", "alexnet"]
     alone = start(command(packed_small, tmp_path / "one", *options))
-    assert alone.wait(120) == 0, alone.stderr.read()
+    code, _, errors = finish(alone)
+    assert code == 0, errors
     two = torchrun(2, command(packed_small, tmp_path / "two", *options))
-    output, errors = two.communicate(timeout=180)
-    assert two.returncode == 0, errors
+    code, output, errors = finish(two)
+    assert code == 0, errors
     assert output.count("best epoch") == 1  # one rank speaks
     rows = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -130,12 +136,13 @@ def test_two_processes_follow_the_losses_of_one(packed_small, tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
     # A run begun by two goes on with one.
     more = start(command(packed_small, tmp_path / "two", *options, "--resume"))
-    assert more.wait(60) == 0, more.stderr.read()
+    code, _, errors = finish(more)
+    assert code == 0, errors
 
 
 @pytest.mark.slow
 def test_a_refusal_under_torchrun_ends_all_processes(packed_small, tmp_path):
     both = torchrun(2, command(packed_small, tmp_path / "run", "--batch-size", "7"))
-    _, errors = both.communicate(timeout=120)
-    assert both.returncode != 0
+    code, _, errors = finish(both)
+    assert code != 0
     assert "does not divide over 2 processes" in errors
