@@ -115,7 +115,7 @@ def torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_two_processes_follow_the_losses_of_one(packed_small, tmp_path):
     # No dropout: its masks are drawn per process. No batch norm: each process normalises over its own half.
-    options = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.05", "--model", "alexnet"]
+    options = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.005", "--model", "alexnet"]
     alone = start(command(packed_small, tmp_path / "one", *options))
     code, _, errors = finish(alone)
     assert code == 0, errors
