@@ -376,7 +376,9 @@ def main() -> None:
 def _run() -> int:
     try:
         # Without standalone mode, typer.Exit(code) does not end the process but is what the app returns.
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="alexnet-fast")
+        if code == 128 + signal.SIGINT:  # typer's answer to Ctrl-C
+            _complain("stopped")
         return code if isinstance(code, int) else 0
     except AlexNetFastError as error:
         _complain(str(error))

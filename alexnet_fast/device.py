@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .config import DEVICES
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def choose_device(name: str = "auto") -> torch.device:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
+    if kind not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)} or cuda:N, got {name!r}")
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here: use --device auto or cpu")

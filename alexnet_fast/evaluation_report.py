@@ -175,7 +175,7 @@ def _classes(result: EvalResult, names: Sequence[str]) -> str:
     )
     taken = counts.sum(0)
     share = right / np.maximum(1, total)
-    order = sorted(np.flatnonzero(total), key=lambda label: (share[label], names[label]))
+    order = sorted(map(int, np.flatnonzero(total)), key=lambda label: (share[label], names[label]))
     rows = (
         f"<tr><td>{_text(result.classes[i].wnid)}</td><td>{_text(result.classes[i].name)}</td>"
         f'<td data-v="{share[i]:.6f}">{_bar(share[i])} {share[i]:.1%}</td>'
@@ -219,14 +219,14 @@ def _pictures(result: EvalResult, names: Sequence[str]) -> list[str]:
     wrong_first = np.flatnonzero(~right)[np.argsort(-sure[~right], kind="stable")][:_SHOWN]
     # An even sample of what was right, from the least to the most certain.
     ranked = np.flatnonzero(right)[np.argsort(sure[right], kind="stable")]
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(_SHOWN, len(ranked))).astype(int)) if len(ranked) else []
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(_SHOWN, len(ranked))).astype(np.int64))
     reader = ShardReader(result.dataset, result.split)
     try:
         return [
             "<h2>Wrong, and most certain of it</h2>",
             _figures(result, reader, names, wrong_first),
             "<h2>Right, from the least to the most certain</h2>",
-            _figures(result, reader, names, ranked[places] if len(ranked) else ()),
+            _figures(result, reader, names, ranked[places]),
         ]
     finally:
         reader.close()

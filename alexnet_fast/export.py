@@ -121,6 +121,9 @@ def _program(loaded: LoadedRun) -> torch.nn.Module:
     import torch
 
     class Program(torch.nn.Module):
+        scale: torch.Tensor
+        bias: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.network = loaded.model
