@@ -66,13 +66,17 @@ class ShardWriter:
         self._env: lmdb.Environment | None = None
         # A value of over half a page takes whole pages of its own: 1.25 x and 16 MiB cover all but small pictures.
         map_size = _round_to_pages(max(1 << 20, expected_bytes + expected_bytes // 4 + (16 << 20)))
-        with _refusals(self._aside):
-            _remove(self._aside)
-            (self._aside / "lmdb").mkdir(parents=True)
-            # No sync on each commit: the file is synced once, before its rename; a torn one is never looked at.
-            self._env = lmdb.open(
-                str(self._aside / "lmdb"), map_size=map_size, lock=False, sync=False, metasync=False, max_dbs=0
-            )
+        try:
+            with _refusals(self._aside):
+                _remove(self._aside)
+                (self._aside / "lmdb").mkdir(parents=True)
+                # No sync on each commit: the file is synced once, before its rename; a torn one is never looked at.
+                # As bytes: of a path that the locale cannot spell, py-lmdb would not take the str.
+                folder = os.fsencode(self._aside / "lmdb")
+                self._env = lmdb.open(folder, map_size=map_size, lock=False, sync=False, metasync=False, max_dbs=0)
+        except StorageError:
+            self.abort()  # the folder may be made and the file not: nobody holds this writer yet who would end it
+            raise
 
     def add(self, data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> None:
         """Append a record. `data` is the encoded JPEG, `label` -1 for none, `key` the picture's name at its source."""
@@ -183,9 +187,11 @@ def _refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, path) from None
-    except lmdb.DiskError:
-        raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path) from None
     except lmdb.Error as error:
+        # py-lmdb has no class of its own for most of the system's refusals; their text ends with the system's words.
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            if str(error).endswith(os.strerror(number)):
+                raise storage_error(OSError(number, os.strerror(number)), path) from None
         raise StorageError(f"{path}: LMDB cannot write there ({error}): check the disk") from None
 
 

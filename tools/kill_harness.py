@@ -31,7 +31,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 _GONE_WITHIN = 15.0
-_KILLS_A_ROUND = 4
+_KILLS_A_ROUND = 10
 # The moments that matter most: when these files appear.
 _FILES = {
     "pack": [".*.partial", "*.index.npy", "*.lmdb", ".dataset.json.*", ".pack/*.json"],
@@ -144,7 +144,7 @@ class Bench:
         memory = set(os.listdir("/dev/shm"))
         workers = self.random.choice([1, 2, 3])
         what = f"{command} round {outcome.rounds}"
-        for _ in range(self.random.randint(1, _KILLS_A_ROUND)):
+        for _ in range(self.random.randint(2, _KILLS_A_ROUND)):
             self._killed_run(command, target, workers, outcome, what)
         code, text, left = Run(self.arguments(command, target, workers), self.scratch).end()
         lost = outcome.lost
@@ -173,7 +173,7 @@ class Bench:
         begin = time.monotonic()
         while run.process.poll() is None:
             elapsed = time.monotonic() - begin
-            if pattern is None and elapsed >= moment:
+            if elapsed >= (moment if pattern is None else 1.5 * self._times[command]):
                 break
             if pattern is not None and target.exists() and set(target.glob(pattern)) - seen:
                 outcome.kills_at_a_file[pattern] = outcome.kills_at_a_file.get(pattern, 0) + 1
