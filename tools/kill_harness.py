@@ -31,7 +31,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 _GONE_WITHIN = 15.0
-_KILLS_A_ROUND = 10
+_KILLS_A_ROUND = 4
 # The moments that matter most: when these files appear.
 _FILES = {
     "pack": [".*.partial", "*.index.npy", "*.lmdb", ".dataset.json.*", ".pack/*.json"],
@@ -144,7 +144,7 @@ class Bench:
         memory = set(os.listdir("/dev/shm"))
         workers = self.random.choice([1, 2, 3])
         what = f"{command} round {outcome.rounds}"
-        for _ in range(self.random.randint(2, _KILLS_A_ROUND)):
+        for _ in range(self.random.randint(1, _KILLS_A_ROUND)):
             self._killed_run(command, target, workers, outcome, what)
         code, text, left = Run(self.arguments(command, target, workers), self.scratch).end()
         lost = outcome.lost
