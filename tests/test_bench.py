@@ -216,7 +216,7 @@ def test_stop_keeps_what_is_measured(tiny: Path, tmp_path: Path) -> None:
     report = read_report(tmp_path / "out" / "bench-loader.json")
     assert not report.complete
     assert report.recommendation is not None
-    assert sum(row.ok for row in report.measured.rows) in (1, 2)
+    assert 1 <= sum(row.ok for row in report.measured.rows) < 7
     assert any(row.status.startswith("not measured") for row in report.measured.rows)
     assert "Best setting" in stderr + stdout
     assert cells and not any(alive(pid) for pid in cells)
