@@ -58,7 +58,7 @@ def our_steps(args: argparse.Namespace, model: str, batch: int, folder: Path, de
     info = DatasetInfo(
         classes=classes, splits={"train": SplitInfo(records=100 * batch, bytes=0, labelled=True, shards=())}
     )
-    write_dataset_info(folder, info)
+    write_dataset_info(folder, info)  # the plan takes the data set's identity from it; no picture is read
     config = TrainConfig(
         dataset=folder, model=model, recipe="fast", batch_size=batch, image_size=args.image_size, backend="synthetic",
         lr=0.001, precision=args.precision, compile=args.compile, device=str(device),
@@ -69,8 +69,8 @@ def our_steps(args: argparse.Namespace, model: str, batch: int, folder: Path, de
     trainer.forward.train()
     loader = open_loader(
         LoaderConfig(
-            dataset=folder, backend="synthetic", batch_size=batch, image_size=args.image_size, device=str(device),
-            dtype=plan.precision.dtype,
+            backend="synthetic", batch_size=batch, image_size=args.image_size, device=str(device),
+            dtype=plan.precision.dtype, options={"num_records": 100 * batch, "num_classes": args.classes},
         )
     )  # fmt: skip
     images, labels = next(iter(loader))
