@@ -286,7 +286,7 @@ def cells_of(section: str, base: dict[str, Any], data: dict[str, Path], small: b
 def run_cell(section: str, cell: dict[str, Any]) -> dict[str, Any]:
     """What the cell's process says, or how it ended."""
     command = [sys.executable, str(Path(__file__).resolve()), "--cell", section]
-    limit = 60 + 3 * (cell["turns"] + 1) * cell["seconds"]
+    limit = 120 + 3 * (cell["turns"] + 1) * cell["seconds"]
     try:
         done = subprocess.run(
             command, input=json.dumps(cell), capture_output=True, text=True, timeout=limit, check=False
