@@ -138,7 +138,7 @@ def _mark_best(axes: Any, best: Mapping[str, Any] | None, text: str) -> None:
 
 def _legend(axes: Any, place: str) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False, loc=place)
+        axes.legend(fontsize=8, frameon=False, handlelength=3, loc=place)
 
 
 def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
@@ -177,7 +177,7 @@ def _speed_panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set_zorder(twin.get_zorder() + 1)
         axes.patch.set_visible(False)
         handles = [*axes.get_legend_handles_labels()[0], *twin.get_legend_handles_labels()[0]]
-        axes.legend(handles=handles, fontsize=8, frameon=False, loc="center right")
+        axes.legend(handles=handles, fontsize=8, frameon=False, handlelength=3, loc="center right")
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
