@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import Epoch, Job, defaults_of, fresh, main, pictures
-from transforms import DECODERS, NORMALISE, Finish, Transform
+from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
@@ -38,13 +38,7 @@ def open_epochs(job: Job) -> Epoch:
         persistent_workers=workers > 0,
         prefetch_factor=int(job.settings["prefetch"]) if workers else None,
     )
-    finish = Finish(job)
-
-    def epoch(_: int):
-        for images, labels in loader:
-            yield finish(images), labels
-
-    return epoch
+    return finished_epochs(job, loader)
 
 
 def prepare(data: Path) -> None:

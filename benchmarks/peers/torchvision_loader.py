@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main
-from transforms import NORMALISE, Finish, Transform
+from transforms import NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {
     "decoder": ("torchvision", "pil"),
@@ -41,13 +41,7 @@ def open_epochs(job: Job) -> Epoch:
         persistent_workers=workers > 0,
         prefetch_factor=int(job.settings["prefetch"]) if workers else None,
     )
-    finish = Finish(job)
-
-    def epoch(_: int):
-        for images, labels in loader:
-            yield finish(images), labels
-
-    return epoch
+    return finished_epochs(job, loader)
 
 
 def prepare(data: Path) -> None:

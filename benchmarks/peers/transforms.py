@@ -95,3 +95,14 @@ class Finish:
         if self.here:
             images = images.float().mul_(self.scale).add_(self.shift)
         return images
+
+
+def finished_epochs(job: Job, loader: Any) -> Any:
+    """The epochs of a DataLoader, or of one that behaves as one: each pass gives its batches, finished."""
+    finish = Finish(job)
+
+    def epoch(_: int) -> Any:
+        for images, labels in loader:
+            yield finish(images), labels
+
+    return epoch
