@@ -8,288 +8,101 @@ they are written --copies times. Two data sets are made of them in WORK: as they
 
 Sections, each written to OUT as soon as it is measured:
 
-    pixels   the same batches decoded again and again while the GPU is kept busy, compared by hash; and with the CPU's
-             pixels. nvJPEG's hardware engines were reported to write before earlier work on their stream has run
-             (meta-pytorch/torchcodec, pull request 1634), so a share above 0 counts only where this finds nothing.
-    loader   pictures/s of the DALI backend by region decoding, share of the engines, entropy decoding, threads, batch.
-    step     the training step alone on one resident batch, by batch size.
-    train    the loop with each loader: pictures/s, its share of the step alone, and the time the GPU stood waiting.
+    pixels    the same batches decoded again and again while the GPU is kept busy, compared by hash; and with the CPU's
+              pixels. nvJPEG's hardware engines were reported to write before earlier work on their stream has run
+              (meta-pytorch/torchcodec, pull request 1634), so a share above 0 counts only where this finds nothing.
+    step      the trainer's step alone on one resident batch, by batch size.
+    train     the same step fed by each loader: pictures/s, its share of the step alone, and how long the GPU waited.
+    loader    pictures/s of the DALI backend by region decoding, share of the engines, entropy decoding, chroma,
+              threads, batch, and batches prepared ahead.
+    commands  `train` and `bench-loader` with --backend dali, as typed.
 
-A cell that fails or crashes costs its row and no more: each runs in a process of its own. Rates are medians of turns,
-after a warm-up turn.
+A cell that fails or crashes costs its row and no more: each runs in a process of its own (gpu_cells.py). A run that was
+stopped, or that came to the end of --budget, goes on where OUT ends when it is begun again with the same settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-TARGET = 30_000  # pictures/s end to end on one H200 and 16 cores
-TARGET_SHARE = 0.9  # of the step alone
-SECTIONS = ("pixels", "loader", "step", "train")
-HOLD_BACK = 0.2  # seconds of other work queued before a decode, in which a write that comes too early would show
+from gpu_tables import line_of, summary
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Cells: each is one call in a process of its own, named by its function, with plain settings
-
-
-def open_backend(cell: dict[str, Any], *, train: bool = True, dtype: str | None = None) -> Any:
-    """The loader of a cell."""
-    from alexnet_fast import LoaderConfig, open_loader
-
-    return open_loader(
-        LoaderConfig(
-            dataset=cell["dataset"],
-            split="train",
-            train=train,
-            backend=cell.get("backend", "dali"),
-            batch_size=cell["batch_size"],
-            image_size=cell["image_size"],
-            num_workers=cell["threads"],
-            device=cell["device"],
-            dtype=dtype or cell["dtype"],
-            prefetch=cell.get("prefetch", 2),
-            options=cell.get("options", {}),
-        )
-    )
-
-
-def endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
-def synchronise(device: str) -> None:
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def turns(cell: dict[str, Any], work: Callable[[], int]) -> dict[str, Any]:
-    """Pictures/s of `work` (one step, returning its pictures): a warm-up turn, then the median of the others."""
-    rates = []
-    for turn in range(cell["turns"] + 1):
-        synchronise(cell["device"])
-        begin, pictures = time.perf_counter(), 0
-        while time.perf_counter() - begin < cell["seconds"]:
-            pictures += work()
-        synchronise(cell["device"])
-        if turn:
-            rates.append(pictures / (time.perf_counter() - begin))
-    return {"pictures_per_s": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
-
-
-def measure_loader(cell: dict[str, Any]) -> dict[str, Any]:
-    """Batches taken and thrown away."""
-    begin = time.perf_counter()
-    with open_backend(cell) as loader:
-        batches = endless(loader)
-        next(batches)
-        first = time.perf_counter() - begin
-        cpu, clock = time.process_time(), time.perf_counter()
-        found = turns(cell, lambda: len(next(batches).labels))
-        cores = (time.process_time() - cpu) / (time.perf_counter() - clock)
-        return {**found, "first_batch_s": first, "cores_busy": cores, "description": loader.description, **memory()}
-
-
-def memory() -> dict[str, Any]:
-    import resource
-
-    import torch
-
-    found: dict[str, Any] = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        found["gpu_used_mib"] = (total - free) >> 20
-    return found
-
-
-def make_step(cell: dict[str, Any]) -> Callable[[Any, Any], Any]:
-    """One optimiser step of the network, as training takes it: bf16 where the device has it, fused SGD."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from alexnet_fast import create_model
-    from alexnet_fast.precision import choose_precision
-
-    device = torch.device(cell["device"])
-    precision = choose_precision("bf16" if cell["dtype"] == "bfloat16" else "fp32", device)
-    torch.backends.cudnn.benchmark = True
-    model = create_model(cell["model"], 1000, cell["image_size"]).to(device).to(memory_format=torch.channels_last)
-    run = torch.compile(model) if cell.get("compile") else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
-
-    def step(images: Any, labels: Any) -> Any:
-        with precision.autocast():
-            logits = run(images)
-        loss = cross_entropy(logits.float(), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return step
-
-
-def measure_step(cell: dict[str, Any]) -> dict[str, Any]:
-    """The step on one batch of noise that lies on the device."""
-    step = make_step(cell)
-    with open_backend({**cell, "backend": "synthetic"}) as loader:
-        images, labels = next(iter(loader))
-
-        def work() -> int:
-            step(images, labels)
-            return len(labels)
-
-        return {**turns(cell, work), **memory()}
-
-
-def measure_train(cell: dict[str, Any]) -> dict[str, Any]:
-    """The loop: a batch, a step, no look at the loss. `gpu_waits` is the share of time its stream had nothing to do."""
-    import torch
-
-    step = make_step(cell)
-    cuda = cell["device"].startswith("cuda")
-    with open_backend(cell) as loader:
-        batches = endless(loader)
-        spans: list[tuple[Any, Any]] = []
-
-        def work() -> int:
-            images, labels = next(batches)
-            if cuda:
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-            step(images, labels)
-            if cuda:
-                end.record()
-                spans.append((begin, end))
-            return len(labels)
-
-        found = turns(cell, work)
-        if spans:
-            # From the end of a step to the begin of the next the stream stood still; warm-up and turns' seams left out.
-            torch.cuda.synchronize()
-            gaps, used = 0.0, 0.0
-            for (_, before), (begin, end) in zip(spans[len(spans) // 4 :], spans[len(spans) // 4 + 1 :], strict=False):
-                gap = before.elapsed_time(begin)
-                if gap < 1000 * cell["seconds"] / 2:
-                    gaps, used = gaps + gap, used + gap + begin.elapsed_time(end)
-            found["gpu_waits"] = gaps / used if used else None
-        else:
-            found["gpu_waits"] = None
-        return {**found, "description": loader.description, **memory()}
-
-
-def measure_pixels(cell: dict[str, Any]) -> dict[str, Any]:
-    """Hashes of the first batches of one epoch, over and over, with other work queued on the GPU in between."""
-    import torch
-
-    device = torch.device(cell["device"])
-    cuda = device.type == "cuda"
-    busy = torch.randn(4096, 4096, device=device) if cuda else None
-    seen: list[set[str]] = []
-    first: list[Any] = []
-    with open_backend(cell, dtype="uint8") as loader:
-        for _ in range(cell["rounds"]):
-            loader.load_state({"epoch": 0, "step": 0})
-            for i, batch in enumerate(loader):
-                if i == cell["batches"]:
-                    break
-                if busy is not None:
-                    torch.cuda._sleep(int(HOLD_BACK * 1e8))
-                    busy = (busy @ busy).clamp_(-1, 1)
-                host = batch.images.cpu().permute(0, 2, 3, 1).contiguous()
-                digest = hashlib.sha256(host.numpy().tobytes()).hexdigest()
-                if i == len(seen):
-                    seen.append(set())
-                    first.append(host)
-                seen[i].add(digest)
-        description = loader.description
-    found: dict[str, Any] = {
-        "rounds": cell["rounds"],
-        "batches": len(seen),
-        "batches_that_changed": sum(len(hashes) > 1 for hashes in seen),
-        "description": description,
-    }
-    with open_backend({**cell, "backend": "torchvision", "device": "cpu", "options": {}}, dtype="uint8") as reference:
-        apart = []
-        for ours, theirs in zip(first, reference, strict=False):
-            other = theirs.images.permute(0, 2, 3, 1)
-            apart.append((ours.short() - other.short()).abs().float().mean(dim=(1, 2, 3)))
-        difference = torch.cat(apart)
-    # Chroma is upsampled in another way on a GPU; a picture that is another picture differs by tens.
-    found["mean_difference_to_cpu"] = difference.mean().item()
-    found["largest_of_a_picture"] = difference.max().item()
-    found["trusted"] = found["batches_that_changed"] == 0 and found["largest_of_a_picture"] < 12
-    return found
-
-
-CELLS = {
-    "pixels": measure_pixels,
-    "loader": measure_loader,
-    "step": measure_step,
-    "train": measure_train,
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is measured
+SECTIONS = ("pixels", "step", "train", "loader", "commands")
+LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
+CELLS = Path(__file__).with_name("gpu_cells.py")
 
 
 def cells_of(section: str, base: dict[str, Any], data: dict[str, Path], small: bool) -> Iterator[dict[str, Any]]:
-    """The cells of a section: settings around one centre, one thing varied at a time."""
-    cores = base["threads"]
-    loads = (0.0,) if small else (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
-    regions = (True, False)
+    """The cells of a section: settings around one centre, one thing varied at a time; what matters most comes first."""
+    loads = LOADS[:1] if small else LOADS
     if section == "pixels":
-        for region in regions:
-            for load in loads[:: max(1, len(loads) - 3)]:
-                options = {"region": region, "hw_decoder_load": load}
-                yield base | {"data": "full", "options": options, "rounds": 3 if small else 8, "batches": 4}
-    elif section == "loader":
+        for region in (True, False):
+            for options in [{"hw_decoder_load": load} for load in ((0.0,) if small else (0.0, 0.5, 1.0))] + [
+                {"fancy_upsampling": True}
+            ]:
+                how = {"region": region, "hw_decoder_load": 0.0, **options}
+                yield base | {"data": "full", "options": how, "rounds": 3 if small else 8, "batches": 4}
+    elif section == "step":
+        for batch in (base["batch_size"],) if small else (1024, 256, 512, 2048, 128):
+            yield base | {"data": "full", "batch_size": batch}
+        if not small:
+            yield base | {"data": "full", "compile": True}
+    elif section == "train":
         for name in data:
-            for region in regions:
+            yield base | {"data": name}
+            for load in loads[1:]:
+                yield base | {"data": name, "options": {"region": False, "hw_decoder_load": load}}
+            for prefetch in (1,) if small else (1, 4):
+                yield base | {"data": name, "prefetch": prefetch}
+            yield base | {"data": name, "backend": "torchvision"}
+    elif section == "loader":
+        cores = base["threads"]
+        for name in data:
+            for region in (True, False):
                 for load in loads:
                     yield base | {"data": name, "options": {"region": region, "hw_decoder_load": load}}
+            yield base | {"data": name, "options": {"fancy_upsampling": True}}
             for threshold in () if small else (0, 100_000):
                 yield base | {"data": name, "options": {"huffman_threshold": threshold}}
             for threads in sorted({1, max(1, cores // 2)} - {cores}):
                 yield base | {"data": name, "threads": threads}
             for batch in () if small else (256, 512, 2048):
                 yield base | {"data": name, "batch_size": batch}
+            yield base | {"data": name, "prefetch": 1 if small else 4}
             yield base | {"data": name, "backend": "torchvision"}
-    elif section == "step":
-        for batch in (base["batch_size"],) if small else (128, 256, 512, 1024, 2048):
-            yield base | {"data": "full", "batch_size": batch}
-        if not small:
-            yield base | {"data": "full", "compile": True}
     else:
-        for name in data:
-            yield base | {"data": name}
-            for load in loads[1:]:
-                yield base | {"data": name, "options": {"region": False, "hw_decoder_load": load}}
-            yield base | {"data": name, "backend": "torchvision"}
+        steps = "3" if small else "50"
+        yield base | {
+            "data": "full",
+            "command": "train",
+            "words": ["--model", base["model"], "--max-steps", steps, "--epochs", "1000", "--run-dir", "FOLDER"],
+        }
+        words = ["--num-workers", f"1,{base['threads']}", "--seconds", str(base["seconds"]), "--out", "FOLDER"]
+        words += ["--model", "none"] if small else []
+        yield base | {"data": "full", "command": "bench-loader", "words": words}
 
 
 def run_cell(section: str, cell: dict[str, Any]) -> dict[str, Any]:
     """What the cell's process says, or how it ended."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--cell", section]
     limit = 120 + 3 * (cell["turns"] + 1) * cell["seconds"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(cell), capture_output=True, text=True, timeout=limit, check=False
+            [sys.executable, str(CELLS), section],
+            input=json.dumps(cell),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"status": f"hung: no answer in {limit:.0f} s"}
@@ -399,9 +212,9 @@ def environment(device: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path)
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--copies", type=int, default=40, help="records of each picture")
     parser.add_argument("--limit", type=int, help="of different pictures")
@@ -411,13 +224,7 @@ def main() -> None:
     parser.add_argument("--model", default="alexnet")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no further cell is begun")
     parser.add_argument("--small", action="store_true", help="a few small cells, on the CPU where there is no GPU")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.cell:
-        print(json.dumps(CELLS[chosen.cell](json.load(sys.stdin))))
-        return
-    if not (chosen.source and chosen.work and chosen.out):
-        parser.error("--source, --work and --out are needed")
     wrong = set(chosen.sections.split(",")) - set(SECTIONS)
     if wrong:
         parser.error(f"sections are {', '.join(SECTIONS)}; not {', '.join(sorted(wrong))}")
@@ -428,12 +235,15 @@ def measure(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     import torch
 
     from alexnet_fast.device import usable_cores
+    from alexnet_fast.loaders.dali import why_not
 
     begun = time.monotonic()
     cuda = torch.cuda.is_available()
     if not cuda and not chosen.small:
         parser.error("torch finds no CUDA GPU here: add --small to run a few small cells on the CPU instead")
     device = "cuda:0" if cuda else "cpu"
+    if (reason := why_not(device)) is not None:
+        parser.error(reason)
     base: dict[str, Any] = {
         "device": device,
         "dtype": "bfloat16",
@@ -447,24 +257,36 @@ def measure(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     }
     data = prepare(chosen.source, chosen.work, 2 if chosen.small else chosen.copies, chosen.limit)
     result: dict[str, Any] = {
-        "environment": environment(device),
-        "note": "" if cuda else "no GPU: small cells on the CPU, which show that the script runs and nothing of a GPU",
+        "kind": ("small " if chosen.small else "") + ("GPU run" if cuda else "CPU run"),
+        "note": "" if cuda else "A dry run: small cells on a CPU show that the script runs, and nothing of a GPU.",
         "begun": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(device),
         "settings": base,
         "data": {name: describe_data(path) for name, path in data.items()},
         "rows": [],
     }
+    for name, about in result["data"].items():
+        if about["records"] < base["batch_size"]:
+            parser.error(f"{about['records']} records of {name} make no batch of {base['batch_size']}: add --copies")
+    same = ("kind", "environment", "settings", "data")
+    if chosen.out.exists():
+        known = json.loads(chosen.out.read_text())
+        if all(known.get(key) == result[key] for key in same):
+            result["rows"] = [row for row in known["rows"] if row["status"] == "ok"]
     for section in chosen.sections.split(","):
         for cell in cells_of(section, base, data, chosen.small):
-            if time.monotonic() - begun > chosen.budget:
-                result["note"] = (result["note"] + " stopped at its budget of time").strip()
-                break
             varied = {k: v for k, v in cell.items() if base.get(k) != v}
-            row = {"section": section, **varied, **run_cell(section, cell | {"dataset": str(data[cell["data"]])})}
+            if any((row["section"], row["cell"]) == (section, varied) for row in result["rows"]):
+                continue
+            if time.monotonic() - begun > chosen.budget:
+                print("stopped at --budget; the same command goes on from here", flush=True)
+                return
+            found = run_cell(section, cell | {"dataset": str(data[cell["data"]])})
+            row = {"section": section, "cell": varied, **found}
             result["rows"].append(row)
             print(line_of(row), flush=True)
             write(chosen.out, result)
-    print("\n" + table(result))
+    print("\n" + summary(result))
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
@@ -473,61 +295,6 @@ def write(path: Path, result: dict[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(json.dumps(result, indent=2) + "\n")
     os.replace(aside, path)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-def line_of(row: dict[str, Any]) -> str:
-    skip = {"section", "status", "description", "pictures_per_s", "lowest", "highest", "rounds", "batches", "data"}
-    measured = {"first_batch_s", "cores_busy", "peak_rss_mib", "gpu_used_mib", "gpu_waits"}
-    pixels = {"batches_that_changed", "mean_difference_to_cpu", "largest_of_a_picture", "trusted"}
-    settings = {k: v for k, v in row.items() if k not in skip | measured | pixels}
-    how = ", ".join(
-        f"{k} {v}"
-        for key, value in settings.items()
-        for k, v in (value.items() if key == "options" else [(key, value)])
-    )
-    label = f"{row['section']:7} {row.get('data', ''):12} {how or 'default':44}"
-    if row["status"] != "ok":
-        return f"{label} {row['status']}"
-    if row["section"] == "pixels":
-        return (
-            f"{label} {row['batches_that_changed']} of {row['batches']} batches changed, "
-            f"{row['mean_difference_to_cpu']:.2f} levels off the CPU's (worst {row['largest_of_a_picture']:.1f})"
-        )
-    waits = f", GPU waits {row['gpu_waits']:.1%}" if row.get("gpu_waits") is not None else ""
-    return f"{label} {row['pictures_per_s']:>10,.0f}/s ({row['lowest']:,.0f} to {row['highest']:,.0f}){waits}"
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rates in Markdown, and how they stand to the targets."""
-    e = result["environment"]
-    where = e["gpu"]["name"] if e["gpu"] else "CPU only"
-    lines = [f"{where}, {e['cores']} cores ({e['cpu']}). {result['note']}".strip(), ""]
-    lines += ["| section | data | setting | pictures/s | lowest to highest |", "|---|---|---|---:|---|"]
-    for row in result["rows"]:
-        if row["section"] == "pixels" or row["status"] != "ok":
-            continue
-        words = line_of(row).split(f"{row['pictures_per_s']:,.0f}/s")[0].split(None, 2)
-        setting = words[2].strip() if len(words) > 2 else "default"
-        spread = f"{row['lowest']:,.0f} to {row['highest']:,.0f}"
-        lines.append(
-            f"| {row['section']} | {row.get('data', '')} | {setting} | {row['pictures_per_s']:,.0f} | {spread} |"
-        )
-    best = {
-        section: max(
-            (r["pictures_per_s"] for r in result["rows"] if r["section"] == section and r["status"] == "ok"), default=0
-        )
-        for section in ("step", "train")
-    }
-    if best["step"] and best["train"]:
-        share = best["train"] / best["step"]
-        lines += ["", f"End to end {best['train']:,.0f} pictures/s, {share:.0%} of the step alone."]
-        if e["gpu"]:
-            lines.append(f"Targets on one H200 with 16 cores: {TARGET:,} pictures/s and {TARGET_SHARE:.0%}.")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

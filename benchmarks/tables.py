@@ -18,6 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import gpu_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/benchmarks.md")
@@ -241,8 +244,15 @@ def loaders_tables() -> dict[str, str]:
     }
 
 
+def gpu_results() -> dict[str, str]:
+    """A table for each run of benchmarks/gpu.py; the dry run gives way once a GPU was measured."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json"))]
+    measured = [result for result in found if result["environment"]["gpu"]]
+    return {"gpu": "\n\n".join(map(gpu_tables.table, measured or found))} if found else {}
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables]
+TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results]
 
 
 def all_tables() -> dict[str, str]:

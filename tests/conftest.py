@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.shards import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, shard_name, write_dataset_info
+
+# Before torch is imported, here and in every process that a test starts. The networks of the tests are so small that a
+# second thread costs more than it computes, and where tests run side by side the threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SIZES = ((64, 64), (120, 90), (90, 120), (200, 150), (333, 250), (75, 301))
 

@@ -25,6 +25,7 @@ from alexnet_fast import DamagedDataError, Loader, LoaderConfig, ShardReader, Us
 from alexnet_fast.config import Augmentation
 from alexnet_fast.errors import MissingDependencyError, WorkerError
 from alexnet_fast.loaders import dali, dali_probe
+from alexnet_fast.loaders.dali_pipeline import Decoding, build_pipeline
 
 pytestmark = pytest.mark.skipif(dali.why_not("cpu") is not None, reason="DALI cannot run here")
 
@@ -272,6 +273,7 @@ def test_unknown_and_ill_options_are_refused(packed: Path, open_dali: Callable[.
         ({"region": "sometimes"}, "region must be"),
         ({"hw_decoder_load": 1.5}, "hw_decoder_load must be"),
         ({"huffman_threshold": -1}, "huffman_threshold must be"),
+        ({"fancy_upsampling": 1}, "fancy_upsampling must be"),
     ):
         with pytest.raises(UsageError, match=text):
             open_dali(packed, options=options)
@@ -328,6 +330,14 @@ def test_a_crash_of_the_trial_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> N
     assert dali_probe.probe(torch.device("cpu")) == "decoding regions crashes here with signal 11"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the graph is not only drawn but built")
+@pytest.mark.parametrize("region", [True, False])
+def test_dali_knows_every_argument_of_the_gpu_graph(region: bool) -> None:
+    decoding = Decoding(region=region, hw_decoder_load=0.5, largest=(500, 400), most_pixels=250_000)
+    with pytest.raises(RuntimeError, match="CUDA is not available"):  # said on building, after drawing
+        build_pipeline(lambda: (), batch_size=2, image_size=32, num_threads=1, device_id=0, depth=2, decoding=decoding)
+
+
 def _cli(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "alexnet_fast", *map(str, arguments)], capture_output=True, text=True, check=False
@@ -346,7 +356,7 @@ def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: P
     assert json.loads((run / "summary.json").read_text())["totals"]["pictures"] == 48
     done = _cli(
         "bench-loader", packed_small, "--backend", "dali", "--num-workers", "1", "--batch-size", "16", "--seconds",
-        "0.3", "--out", tmp_path / "bench", *options,
+        "0.3", "--model", "none", "--out", tmp_path / "bench", *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench" / "bench-loader.json").read_text())["rows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
 from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
 from alexnet_fast.loaders import dali
@@ -108,6 +111,21 @@ def test_length_and_last_batch(case: Case, open_case: Callable[..., Loader]) -> 
     assert len(val) == 3
     assert [len(b.labels) for b in val] == [8, 8, 7]
     assert [len(b.images) for b in val] == [8, 8, 7]
+
+
+@reading_case
+@pytest.mark.parametrize("shorter", [None, 32, 48])
+def test_evaluation_scales_the_shorter_side_and_shows_the_centre(
+    case: Case, shorter: int | None, open_case: Callable[..., Loader]
+) -> None:
+    loader = open_case(case, split="val", eval_resize=shorter, dtype="uint8")
+    ours, _ = joined(list(loader))
+    reader = ShardReader(loader.config.dataset, "val")  # type: ignore[arg-type]
+    show = v2.Compose([v2.Resize(shorter or 37, antialias=True), v2.CenterCrop(32)])
+    for i in range(len(reader)):
+        picture = torch.from_numpy(np.array(Image.open(io.BytesIO(reader.read(i))).convert("RGB"))).permute(2, 0, 1)
+        difference = (ours[i].int() - show(picture).int()).abs().float()
+        assert difference.mean() < 2, (i, difference.mean())  # another length gives 10 and more
 
 
 @reading_case

@@ -73,8 +73,9 @@ class DaliLoader(Loader):
     """Reads a packed split through DALI.
 
     Options: `region` (decode only what the crop needs: 'auto', True or False; on a GPU 'auto' tries it once in another
-    process), `hw_decoder_load` (share of a batch for a GPU's JPEG engines, 0 to 1) and `huffman_threshold` (pixels
-    above which a picture's entropy is decoded on the GPU).
+    process), `hw_decoder_load` (share of a batch for a GPU's JPEG engines, 0 to 1; none by default, since they were
+    reported to corrupt pictures on H100: see benchmarks/gpu.py, section pixels), `huffman_threshold` (pixels above
+    which a picture's entropy is decoded on the GPU) and `fancy_upsampling` (chroma as libjpeg-turbo interpolates it).
 
     Raises:
         MissingDependencyError: DALI cannot run here; the text says why and what to do.
@@ -87,7 +88,9 @@ class DaliLoader(Loader):
         reason = why_not(config.device)
         if reason is not None:
             raise MissingDependencyError(f"backend dali: {reason}; or use --backend torchvision")
-        self.options = check_options(config, "dali", region="auto", hw_decoder_load=0.0, huffman_threshold=1_000_000)
+        self.options = check_options(
+            config, "dali", region="auto", hw_decoder_load=0.0, huffman_threshold=1_000_000, fancy_upsampling=False
+        )
         self.device = choose_device(config.device)
         if self.device.type not in ("cpu", "cuda"):
             raise UsageError(f"backend dali: {why_not(self.device.type)}; use --backend torchvision")
@@ -108,13 +111,15 @@ class DaliLoader(Loader):
 
     def _choose_decoding(self) -> tuple[Decoding, str]:
         region, load = self.options["region"], self.options["hw_decoder_load"]
-        threshold = self.options["huffman_threshold"]
+        threshold, fancy = self.options["huffman_threshold"], self.options["fancy_upsampling"]
         if region not in ("auto", True, False):
             raise UsageError(f"option region must be auto, True or False, got {region!r}")
         if isinstance(load, bool) or not isinstance(load, (int, float)) or not 0 <= load <= 1:
             raise UsageError(f"option hw_decoder_load must be a number from 0 to 1, got {load!r}")
         if isinstance(threshold, bool) or not isinstance(threshold, int) or threshold < 0:
             raise UsageError(f"option huffman_threshold must be a whole number from 0 up, got {threshold!r}")
+        if not isinstance(fancy, bool):
+            raise UsageError(f"option fancy_upsampling must be True or False, got {fancy!r}")
         how = "decoding regions" if region else "decoding whole pictures"
         if region == "auto" and self.device.type == "cuda":
             from .dali_probe import region_decoding_fails
@@ -133,6 +138,7 @@ class DaliLoader(Loader):
             region=bool(region),
             hw_decoder_load=float(load),
             huffman_threshold=threshold,
+            fancy_upsampling=fancy,
             largest=largest,
             most_pixels=most,
         )
@@ -143,7 +149,7 @@ class DaliLoader(Loader):
         c = self.config
         rows = self.reader.index[records]
         if not c.train:
-            return cut_eval(rows["height"], rows["width"], c.image_size)
+            return cut_eval(rows["height"], rows["width"], c.image_size, c.eval_resize)
         boxes = draw_crops(c.augmentation, c.seed, epoch, records, rows["height"], rows["width"])
         return cut_train(boxes, draw_flips(c.augmentation, c.seed, epoch, records))
 
@@ -243,7 +249,8 @@ class DaliLoader(Loader):
         import torch
 
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            # Of high priority: its small kernel goes before the blocks that the network's kernels have waiting.
+            self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             borrowed = take_images(self._pipeline, self._stream)
             images = self._finish(borrowed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..augment import CropArray, eval_resize
+from ..augment import CropArray, eval_resize, eval_size
 
 if TYPE_CHECKING:
     import torch
@@ -44,15 +44,15 @@ def cut_train(boxes: CropArray, flips: npt.NDArray[np.bool_]) -> Cuts:
     return Cuts(np.ascontiguousarray(boxes[:, :2]), np.ascontiguousarray(boxes[:, 2:]), starts, ends)
 
 
-def cut_eval(heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int) -> Cuts:
+def cut_eval(heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int, shorter_side: int | None = None) -> Cuts:
     """The centre that torchvision's Resize and CenterCrop would show, as one resize of a part of the source.
 
-    The region reaches as far beyond that part as the filter does, so every pixel is what resizing the whole would give.
+    The shorter side is scaled to `shorter_side`, or to `eval_resize(image_size)` where that is None. The region reaches
+    as far beyond the centre as the filter does, so every pixel is what resizing the whole would give.
     """
     old = np.stack([np.asarray(heights), np.asarray(widths)], axis=1).astype(np.int64)
-    target = eval_resize(image_size)
-    # torchvision's Resize truncates the longer side and its CenterCrop rounds the offset half to even.
-    new = np.where(old == old.min(axis=1, keepdims=True), target, old * target // old.min(axis=1, keepdims=True))
+    new = np.stack(eval_size(old[:, 0], old[:, 1], shorter_side or eval_resize(image_size)), axis=1)
+    # torchvision's CenterCrop rounds the offset half to even.
     offset = np.rint((new - image_size) / 2)
     scale = old / new
     begin, end = offset * scale, (offset + image_size) * scale
@@ -75,6 +75,7 @@ class Decoding:
         region: decode only the region, where the codec can; otherwise decode the whole picture, then cut.
         hw_decoder_load: share of each batch for the JPEG engines that A100, H100 and H200 have.
         huffman_threshold: pictures of more pixels have their entropy decoded on the GPU, others by CPU threads.
+        fancy_upsampling: halved chroma is interpolated as libjpeg-turbo does, where nvJPEG would repeat it.
         largest: (width, height) that most pictures stay under; sizes the engines' buffers.
         most_pixels: of any picture; sizes the buffers of each thread.
     """
@@ -82,6 +83,7 @@ class Decoding:
     region: bool = True
     hw_decoder_load: float = 0.0
     huffman_threshold: int = 1_000_000
+    fancy_upsampling: bool = False
     largest: tuple[int, int] = (0, 0)
     most_pixels: int = 0
 
@@ -96,6 +98,7 @@ class Decoding:
             "device": "mixed",
             "hw_decoder_load": self.hw_decoder_load,
             "hybrid_huffman_threshold": self.huffman_threshold,
+            "jpeg_fancy_upsampling": self.fancy_upsampling,
             "preallocate_width_hint": width,
             "preallocate_height_hint": height,
             "device_memory_padding": device,
