@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,7 +63,7 @@ def pack(
         source: folder, zip or tar of pictures (docs/sources.md lists the forms).
         dataset: folder to write; made if missing.
         splits: those to pack; None for all.
-        format: one of `sources.FORMATS`; 'auto' recognises by looking.
+        format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
         shard_bytes: bytes of pictures (as they are at the source) at which to cut shards.
         resize_shorter: shrink pictures whose shorter side has more pixels, keeping the aspect ratio.
         quality: of what is encoded anew.
@@ -91,7 +92,7 @@ def pack(
     pool = WorkerPool(usable_cores() if workers == "auto" else workers, on_progress=report.advance)
     with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
         found = open_source(
-            source, format=format, staging=target.staging, note=report.note,
+            source, format=format, splits=options.splits, staging=target.staging, note=report.note,
             on_many=pool.start if engine == "local" else None,
         )  # fmt: skip
         plan = make_plan(found, options)
@@ -248,6 +249,11 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
     lines += [f"left out: {e['key']} ({e['split']}): {e['reason']}" for e in packing.get("left_out", [])[:20]]
     if len(packing.get("left_out", [])) > 20:
         lines.append(f"left out: {len(packing['left_out']):,} in all, listed in {Path(dataset) / 'dataset.json'}")
+    if info.classes and all(re.fullmatch(r"n\d{8}", c.wnid) and c.name == c.wnid for c in info.classes):
+        lines.append(
+            "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
+            "Kaggle's ImageNet) beside the pictures would give them"
+        )
     lines.append(f"{info.num_classes} classes; packed into {dataset}")
     return "\n".join(lines)
 
