@@ -34,6 +34,8 @@ from .workers import WorkerPool
 
 # dataset.json lists so many re-encoded pictures of each reason by name; the counts are of all.
 _LISTED = 1000
+# Mean bytes of pictures from which on threads pay.
+_LARGE = 16 << 10
 
 
 def pack(
@@ -89,7 +91,9 @@ def pack(
         quality=quality, seed=seed, limit=limit,
     )  # fmt: skip
     report = progress or NoProgress()
-    pool = WorkerPool(usable_cores() if workers == "auto" else workers, on_progress=report.advance)
+    pool = WorkerPool(
+        usable_cores() if workers == "auto" else workers, on_progress=report.advance, imports="alexnet_fast.shardwork"
+    )
     with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
         found = open_source(
             source, format=format, splits=options.splits, staging=target.staging, note=report.note,
@@ -118,11 +122,21 @@ def pack(
             for shard in plan.shards
         ]  # fmt: skip
         if workers == "auto" and plan.records < MANY and engine == "local":
-            pool.stay_here()
+            pool.stay_here(_threads(plan))
         finished = _write_shards(jobs, plan, pool, engine, report)
         info = _describe(plan, identity, finished, on_bad_image)
         write_dataset_info(target.dataset, info)
     return info
+
+
+def _threads(plan: Plan) -> int:
+    """How many threads do the work of a plan that is too small to start processes for.
+
+    Decoding large pictures is nearly all of the work and holds no lock of the interpreter; small ones take as long in
+    Python as in the decoder.
+    """
+    size = sum(shard.source_bytes for shard in plan.shards)
+    return min(usable_cores(), 8) if size >= _LARGE * plan.records else 0
 
 
 @contextlib.contextmanager
@@ -152,7 +166,7 @@ def _write_shards(
         for job, result in zip(todo, write_shards_on_ray(todo, pool.count or None, report), strict=True):
             done[job.plan.name] = result
         return [done[job.plan.name] for job in jobs]
-    if pool.parallel and len(todo) >= 2 * pool.count:
+    if pool.processes and len(todo) >= 2 * pool.count:
         results = [pool.submit(write_shard, job) for job in todo]
     else:
         results = _write_by_chunks(pool, todo, report)

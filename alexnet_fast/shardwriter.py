@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -120,18 +121,20 @@ class ShardWriter:
         assert self._env is not None
         self._commit()
         data, index_file = self._aside / "lmdb" / "data.mdb", self._aside / "index.npy"
-        with _refusals(self._aside):
-            self._env.sync(True)
+        with _refusals(self._aside), ThreadPoolExecutor(2) as beside:
             self._env.close()
             self._env = None
             (self._aside / "lmdb" / "lock.mdb").unlink(missing_ok=True)
+            # The disk writes, one core hashes, and another finds the records' places: each takes about as long.
+            synced, hashed = beside.submit(_sync_file, data), beside.submit(file_sha256, data)
             index = self._make_index(data)
             with open(index_file, "wb") as file:
                 np.save(file, index, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
+            info = _describe(self._name, data, index_file, index, data_sha256=hashed.result())
+            synced.result()
             sync_folder(data.parent)
-            info = _describe(self._name, data, index_file, index)
             # A shard of that name from before goes first, then comes the index: where the LMDB folder has its final
             # name, the shard is complete and the index is its own.
             _remove(self._dataset / info.path)
@@ -207,14 +210,19 @@ def _round_to_pages(size: int) -> int:
     return -(-size // 65536) * 65536
 
 
-def _describe(name: str, data: Path, index_file: Path, index: IndexArray) -> ShardInfo:
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+", buffering=0) as file:
+        os.fsync(file.fileno())
+
+
+def _describe(name: str, data: Path, index_file: Path, index: IndexArray, *, data_sha256: str) -> ShardInfo:
     return ShardInfo(
         path=f"{name}.lmdb",
         records=len(index),
         bytes=int(index["length"].sum(dtype=np.int64)),
         sha256=file_sha256(index_file),
         data_bytes=data.stat().st_size,
-        data_sha256=file_sha256(data),
+        data_sha256=data_sha256,
     )
 
 
@@ -228,6 +236,7 @@ def describe_shard(dataset: Path, name: str) -> ShardInfo | None:
     if not folder.is_dir():
         return None
     try:
-        return _describe(name, folder / "data.mdb", index_file, load_index(index_file))
+        data = folder / "data.mdb"
+        return _describe(name, data, index_file, load_index(index_file), data_sha256=file_sha256(data))
     except OSError as error:
         raise DamagedDataError(f"{folder} cannot be read ({error.strerror}): delete it and pack again") from None
