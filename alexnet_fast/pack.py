@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .device import usable_cores
-from .errors import DamagedDataError, UsageError
+from .errors import StorageError, UsageError
 from .plan import PackOptions, Plan, make_plan, write_plan_files
 from .progress import NoProgress, Progress
 from .ray_engine import write_shards_on_ray
@@ -142,13 +143,17 @@ def _threads(plan: Plan) -> int:
 @contextlib.contextmanager
 def _plain_disk_errors(dataset: str | Path) -> Iterator[None]:
     """A full disk is no defect of ours: say so in a sentence; what is finished stays."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    kept = f"the disk of {dataset} is full: finished shards are kept; make room and run the same command again"
     try:
         yield
+    except StorageError as error:
+        if any(os.strerror(number) in str(error) for number in full):
+            raise StorageError(kept) from None
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DamagedDataError(
-                f"the disk of {dataset} is full: finished shards are kept; make room and run the same command again"
-            ) from None
+        if error.errno in full:
+            raise StorageError(kept) from None
         raise
 
 

@@ -26,6 +26,8 @@ from .shardfiles import read_at
 
 # One write transaction holds its dirty pages in memory, so this bounds what a writer holds.
 _COMMIT_BYTES = 32 << 20
+# A disk with less room than this is called full.
+_FULL = 1 << 20
 # What is known of a row of the index when a record is added; kept packed, since a shard may hold millions.
 _ROW = struct.Struct("<IIIIi")
 _NUMBERS = np.dtype([(name, index_dtype(1)[name]) for name in ("crc32", "length", "width", "height", "label")])
@@ -194,6 +196,9 @@ def _refusals(path: Path) -> Iterator[None]:
         # py-lmdb has no class of its own for most of the system's refusals; their text ends with the system's words.
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             if str(error).endswith(os.strerror(number)):
+                # LMDB calls it EIO when the disk took a part of what it wrote and then was full.
+                if number == errno.EIO and shutil.disk_usage(path.parent).free < _FULL:
+                    number = errno.ENOSPC
                 raise storage_error(OSError(number, os.strerror(number)), path) from None
         raise StorageError(f"{path}: LMDB cannot write there ({error}): check the disk") from None
 
