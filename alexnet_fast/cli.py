@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES
+from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES, SOURCE_FORMATS
 from .errors import AlexNetFastError, UsageError
 
 app = typer.Typer(
@@ -84,11 +84,16 @@ def _root(
 
 @app.command()
 def pack(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, zip or tar of pictures, or a URL of one.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of pictures, or a URL of one.")
+    ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
-    split: Annotated[list[str] | None, typer.Option("--split", help="Pack only this split; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Pack only this one; may be repeated.")] = None,
     format: Annotated[
-        str, typer.Option("--format", help="Kind of source, where looking at it is not enough.")
+        str,
+        typer.Option(
+            "--format", metavar="|".join(SOURCE_FORMATS), help="Kind of source, where looking at it is not enough."
+        ),
     ] = "auto",
     shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Size to cut shards at.")] = "1GiB",
     resize_shorter: Annotated[

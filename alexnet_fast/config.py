@@ -13,6 +13,7 @@ from typing import Any, Literal
 from .errors import UsageError
 
 BACKENDS = ("auto", "dali", "torchvision", "resident", "synthetic")
+SOURCE_FORMATS = ("auto", "tiny-imagenet", "imagefolder", "kaggle", "ilsvrc2012", "webdataset", "parquet")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 _DTYPES = {

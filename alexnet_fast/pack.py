@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .device import usable_cores
-from .errors import DamagedDataError, UsageError
+from .errors import StorageError, UsageError
 from .plan import PackOptions, Plan, make_plan, write_plan_files
 from .progress import NoProgress, Progress
 from .ray_engine import write_shards_on_ray
@@ -33,6 +35,8 @@ from .workers import WorkerPool
 
 # dataset.json lists so many re-encoded pictures of each reason by name; the counts are of all.
 _LISTED = 1000
+# Mean bytes of pictures from which on threads pay.
+_LARGE = 16 << 10
 
 
 def pack(
@@ -62,7 +66,7 @@ def pack(
         source: folder, zip or tar of pictures (docs/sources.md lists the forms).
         dataset: folder to write; made if missing.
         splits: those to pack; None for all.
-        format: one of `sources.FORMATS`; 'auto' recognises by looking.
+        format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
         shard_bytes: bytes of pictures (as they are at the source) at which to cut shards.
         resize_shorter: shrink pictures whose shorter side has more pixels, keeping the aspect ratio.
         quality: of what is encoded anew.
@@ -88,10 +92,12 @@ def pack(
         quality=quality, seed=seed, limit=limit,
     )  # fmt: skip
     report = progress or NoProgress()
-    pool = WorkerPool(usable_cores() if workers == "auto" else workers, on_progress=report.advance)
+    pool = WorkerPool(
+        usable_cores() if workers == "auto" else workers, on_progress=report.advance, imports="alexnet_fast.shardwork"
+    )
     with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
         found = open_source(
-            source, format=format, staging=target.staging, note=report.note,
+            source, format=format, splits=options.splits, staging=target.staging, note=report.note,
             on_many=pool.start if engine == "local" else None,
         )  # fmt: skip
         plan = make_plan(found, options)
@@ -117,23 +123,37 @@ def pack(
             for shard in plan.shards
         ]  # fmt: skip
         if workers == "auto" and plan.records < MANY and engine == "local":
-            pool.stay_here()
+            pool.stay_here(_threads(plan))
         finished = _write_shards(jobs, plan, pool, engine, report)
         info = _describe(plan, identity, finished, on_bad_image)
         write_dataset_info(target.dataset, info)
     return info
 
 
+def _threads(plan: Plan) -> int:
+    """How many threads do the work of a plan that is too small to start processes for.
+
+    Decoding large pictures is nearly all of the work and holds no lock of the interpreter; small ones take as long in
+    Python as in the decoder.
+    """
+    size = sum(shard.source_bytes for shard in plan.shards)
+    return min(usable_cores(), 8) if size >= _LARGE * plan.records else 0
+
+
 @contextlib.contextmanager
 def _plain_disk_errors(dataset: str | Path) -> Iterator[None]:
     """A full disk is no defect of ours: say so in a sentence; what is finished stays."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    kept = f"the disk of {dataset} is full: finished shards are kept; make room and run the same command again"
     try:
         yield
+    except StorageError as error:
+        if any(os.strerror(number) in str(error) for number in full):
+            raise StorageError(kept) from None
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DamagedDataError(
-                f"the disk of {dataset} is full: finished shards are kept; make room and run the same command again"
-            ) from None
+        if error.errno in full:
+            raise StorageError(kept) from None
         raise
 
 
@@ -151,7 +171,7 @@ def _write_shards(
         for job, result in zip(todo, write_shards_on_ray(todo, pool.count or None, report), strict=True):
             done[job.plan.name] = result
         return [done[job.plan.name] for job in jobs]
-    if pool.parallel and len(todo) >= 2 * pool.count:
+    if pool.processes and len(todo) >= 2 * pool.count:
         results = [pool.submit(write_shard, job) for job in todo]
     else:
         results = _write_by_chunks(pool, todo, report)
@@ -248,6 +268,11 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
     lines += [f"left out: {e['key']} ({e['split']}): {e['reason']}" for e in packing.get("left_out", [])[:20]]
     if len(packing.get("left_out", [])) > 20:
         lines.append(f"left out: {len(packing['left_out']):,} in all, listed in {Path(dataset) / 'dataset.json'}")
+    if info.classes and all(re.fullmatch(r"n\d{8}", c.wnid) and c.name == c.wnid for c in info.classes):
+        lines.append(
+            "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
+            "Kaggle's ImageNet) beside the pictures would give them"
+        )
     lines.append(f"{info.num_classes} classes; packed into {dataset}")
     return "\n".join(lines)
 

@@ -78,7 +78,7 @@ class Plan:
         """What must be equal for two runs to give the same records; JSON values."""
         options = asdict(self.options)
         options["splits"] = list(self.tables)
-        return {"fingerprint": self.source.fingerprint(), "options": options}
+        return {"fingerprint": self.source.fingerprint(self.tables), "options": options}
 
 
 def make_plan(source: Source, options: PackOptions) -> Plan:

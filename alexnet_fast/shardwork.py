@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -92,16 +93,22 @@ class FinishedShard:
         )
 
 
-# What a process keeps between chunks: the mapped table and the open archives of the split it last worked on.
+# What is kept between chunks: the mapped tables by the process, the open archives by each thread.
 @lru_cache(maxsize=2)
 def _table(path: str, identity: tuple[int, int]) -> npt.NDArray[np.void]:
     table: npt.NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
     return table
 
 
-@lru_cache(maxsize=1)
+_thread = threading.local()
+
+
 def _reader(containers: tuple[str, ...]) -> FileReader:
-    return FileReader(containers)
+    """This thread's reader of these containers."""
+    if getattr(_thread, "containers", None) != containers:
+        _thread.containers, _thread.reader = containers, FileReader(containers)
+    reader: FileReader = _thread.reader
+    return reader
 
 
 def _open_table(job: ShardJob) -> npt.NDArray[np.void]:

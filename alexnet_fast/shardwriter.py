@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ from .shardfiles import read_at
 
 # One write transaction holds its dirty pages in memory, so this bounds what a writer holds.
 _COMMIT_BYTES = 32 << 20
+# A disk with less room than this is called full.
+_FULL = 1 << 20
 # What is known of a row of the index when a record is added; kept packed, since a shard may hold millions.
 _ROW = struct.Struct("<IIIIi")
 _NUMBERS = np.dtype([(name, index_dtype(1)[name]) for name in ("crc32", "length", "width", "height", "label")])
@@ -120,18 +123,20 @@ class ShardWriter:
         assert self._env is not None
         self._commit()
         data, index_file = self._aside / "lmdb" / "data.mdb", self._aside / "index.npy"
-        with _refusals(self._aside):
-            self._env.sync(True)
+        with _refusals(self._aside), ThreadPoolExecutor(2) as beside:
             self._env.close()
             self._env = None
             (self._aside / "lmdb" / "lock.mdb").unlink(missing_ok=True)
+            # The disk writes, one core hashes, and another finds the records' places: each takes about as long.
+            synced, hashed = beside.submit(_sync_file, data), beside.submit(file_sha256, data)
             index = self._make_index(data)
             with open(index_file, "wb") as file:
                 np.save(file, index, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
+            info = _describe(self._name, data, index_file, index, data_sha256=hashed.result())
+            synced.result()
             sync_folder(data.parent)
-            info = _describe(self._name, data, index_file, index)
             # A shard of that name from before goes first, then comes the index: where the LMDB folder has its final
             # name, the shard is complete and the index is its own.
             _remove(self._dataset / info.path)
@@ -191,6 +196,9 @@ def _refusals(path: Path) -> Iterator[None]:
         # py-lmdb has no class of its own for most of the system's refusals; their text ends with the system's words.
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             if str(error).endswith(os.strerror(number)):
+                # LMDB calls it EIO when the disk took a part of what it wrote and then was full.
+                if number == errno.EIO and shutil.disk_usage(path.parent).free < _FULL:
+                    number = errno.ENOSPC
                 raise storage_error(OSError(number, os.strerror(number)), path) from None
         raise StorageError(f"{path}: LMDB cannot write there ({error}): check the disk") from None
 
@@ -207,14 +215,19 @@ def _round_to_pages(size: int) -> int:
     return -(-size // 65536) * 65536
 
 
-def _describe(name: str, data: Path, index_file: Path, index: IndexArray) -> ShardInfo:
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+", buffering=0) as file:
+        os.fsync(file.fileno())
+
+
+def _describe(name: str, data: Path, index_file: Path, index: IndexArray, *, data_sha256: str) -> ShardInfo:
     return ShardInfo(
         path=f"{name}.lmdb",
         records=len(index),
         bytes=int(index["length"].sum(dtype=np.int64)),
         sha256=file_sha256(index_file),
         data_bytes=data.stat().st_size,
-        data_sha256=file_sha256(data),
+        data_sha256=data_sha256,
     )
 
 
@@ -228,6 +241,7 @@ def describe_shard(dataset: Path, name: str) -> ShardInfo | None:
     if not folder.is_dir():
         return None
     try:
-        return _describe(name, folder / "data.mdb", index_file, load_index(index_file))
+        data = folder / "data.mdb"
+        return _describe(name, data, index_file, load_index(index_file), data_sha256=file_sha256(data))
     except OSError as error:
         raise DamagedDataError(f"{folder} cannot be read ({error.strerror}): delete it and pack again") from None

@@ -165,6 +165,8 @@ def _tidy(target: Target, made: bool) -> None:
             return
         shards = any(_OURS.fullmatch(entry.name) for entry in target.dataset.iterdir())
         kept = {entry.name for entry in target.work.iterdir() if not entry.name.endswith(".plan.npy")}
+        if not any(entry.is_file() for entry in target.staging.rglob("*")):
+            kept.discard(STAGING)
         if not shards and kept <= {_LOCK, _STATE}:
             shutil.rmtree(target.work)
             if made:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import os
 import pickle
 import queue
@@ -28,7 +29,7 @@ from .errors import WorkerError
 
 _LENGTH = struct.Struct("<Q")
 _PIPE_BYTES = 1 << 20
-_BOOT = "import sys; sys.path[:] = {path!r}; from alexnet_fast.workers import _main; _main()"
+_BOOT = "import sys; sys.path[:] = {path!r}; from alexnet_fast.workers import _main; _main({imports!r})"
 
 # Where a task's progress goes: in a worker, over the pipe to the parent's pool; elsewhere, to the pool that runs it.
 _report: Callable[[int], None] = lambda count: None  # noqa: E731
@@ -47,61 +48,67 @@ class WorkerPool:
     Args:
         count: processes, started by `start` or with the first task; 0 runs everything in this one.
         on_progress: called, from any thread, with what tasks pass to `report_progress`.
+        imports: the module that tasks need, so that a process has it by the time of its first task.
     """
 
-    def __init__(self, count: int, *, on_progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, count: int, *, on_progress: Callable[[int], None] | None = None, imports: str = "alexnet_fast"
+    ) -> None:
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
         self._on_progress = on_progress or (lambda count: None)
+        self._imports = imports
         self._failed: WorkerError | None = None
         self._count = count if sys.executable else 0
+        self._here = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Start the processes now, so that they are ready when there are tasks."""
-        for _ in range(self._count - len(self._processes)):
-            process = _start_worker()
-            thread = threading.Thread(target=self._serve, args=(process,), daemon=True)
-            self._processes.append(process)
+        for _ in range(self._count - len(self._threads)):
+            if self._here:
+                thread = threading.Thread(target=self._serve_here, daemon=True)
+            else:
+                process = _start_worker(self._imports)
+                thread = threading.Thread(target=self._serve, args=(process,), daemon=True)
+                self._processes.append(process)
             self._threads.append(thread)
             thread.start()
 
     @property
     def count(self) -> int:
-        """Processes, started or not; 0 where everything runs in this one."""
+        """Processes (or threads), started or not; 0 where the caller's own thread does everything."""
         return self._count
 
     @property
-    def started(self) -> bool:
-        """Whether there are processes already."""
-        return bool(self._processes)
+    def processes(self) -> bool:
+        """Whether tasks run in other processes than this one."""
+        return self._count > 0 and not self._here
 
-    def stay_here(self) -> None:
-        """Run everything in this process, where none was started yet."""
+    def stay_here(self, threads: int = 0) -> None:
+        """Run everything in this process, where no other was started yet: in the caller's thread, or on `threads`."""
         if not self._processes:
-            self._count = 0
+            self._here, self._count = True, threads
 
     @property
     def parallel(self) -> bool:
-        """Whether there are processes besides this one."""
+        """Whether tasks run beside the caller's thread."""
         return self._count > 0
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run ``function(*args)`` in a worker; the future holds its result or its exception.
 
-        The future of a task whose worker died holds a WorkerError, as do those of all tasks after it.
+        The future of a task whose worker process died holds a WorkerError, as do those of all tasks after it.
         """
         global _report
         future: Future[Any] = Future()
+        if not self.processes:
+            _report = self._on_progress
         if self.parallel:
             self.start()
             self._tasks.put((future, (function, args)))
-            return future
-        _report = self._on_progress
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
+        else:
+            _run(future, function, args)
         return future
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, ahead: int = 0) -> Iterator[Any]:
@@ -114,6 +121,14 @@ class WorkerPool:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _serve_here(self) -> None:
+        while (item := self._tasks.get()) is not None:
+            future, task = item
+            if self._failed is not None:
+                future.set_exception(self._failed)
+            else:
+                _run(future, *task)
 
     def _serve(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -144,7 +159,7 @@ class WorkerPool:
             for process in self._processes:
                 process.kill()
             self._failed = self._failed or WorkerError("the work was stopped")
-        for _ in self._processes:
+        for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
             thread.join()
@@ -163,10 +178,17 @@ class WorkerPool:
         self.close(at_once=kind is not None)
 
 
-def _start_worker() -> subprocess.Popen[bytes]:
+def _run(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        future.set_result(function(*args))
+    except Exception as error:
+        future.set_exception(error)
+
+
+def _start_worker(imports: str) -> subprocess.Popen[bytes]:
     path = [str(Path(__file__).resolve().parent.parent), *sys.path]
     process = subprocess.Popen(
-        [sys.executable, "-c", _BOOT.format(path=path)],
+        [sys.executable, "-c", _BOOT.format(path=path, imports=imports)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C goes to the parent alone, which ends its workers
@@ -211,7 +233,7 @@ def _receive(file: Any) -> Any:
 # In the worker
 
 
-def _main() -> None:
+def _main(imports: str) -> None:
     """Serve tasks from stdin until it closes; what tasks print goes to stderr."""
     global _report
     tasks = os.fdopen(os.dup(0), "rb")
@@ -219,6 +241,7 @@ def _main() -> None:
     _report = lambda count: _send(answers, ("progress", count))  # noqa: E731
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(tasks.fileno(),), daemon=True).start()
+    importlib.import_module(imports)
     while True:
         try:
             function, args = _receive(tasks)

@@ -134,6 +134,14 @@ def test_what_cannot_be_decoded_is_refused():
 
 
 def test_bombs_are_refused_before_decoding():
+    few = encode(picture(), progressive=True)
+    at = few.index(b"\xff\xc2")
+    few = few[: at + 5] + struct.pack(">HH", 11000, 11000) + few[at + 9 :]
+    with pytest.raises(DamagedDataError, match=f"it claims 11000 x 11000 pixels in {len(few):,} bytes"):
+        prepare(few)
+    flat = encode(Image.new("L", (2000, 2000)), progressive=True, optimize=True)
+    assert 2000 * 2000 / len(flat) > 240  # as close to the limit of 512 as this encoder comes with a whole picture
+    assert prepare(flat).reason == ""
     with pytest.raises(DamagedDataError, match="it claims 65000 x 65000 pixels"):
         prepare(with_size(KEPT["baseline"], 65000, 65000))
     png = bytearray(encode(picture(), "PNG"))

@@ -333,6 +333,30 @@ def test_a_refusing_disk_ends_clearly_and_can_be_resumed(tmp_path):
     assert len(records(tmp_path / "out", "train")) == 60
 
 
+def test_large_pictures_packed_on_threads_give_the_same_files(tmp_path):
+    files = {f"train/{c}/{i}.jpg": jpeg(i, (1200, 900)) for c in "ab" for i in range(20)}
+    files["train/a/png.jpg"] = b"\x89PNG no more"
+    source = write_files(tmp_path / "source", files)
+    assert sum(map(len, files.values())) > 41 * (16 << 10)  # the size from which on they are taken
+    done = run_pack(source, tmp_path / "out", "--shard-bytes", "1MB", timeout=120)
+    assert done.returncode == 1
+    assert "a/png.jpg" in done.stderr
+    for name, options in (("out", ()), ("alone", ("--workers", 0))):
+        done = run_pack(
+            source, tmp_path / name, "--shard-bytes", "1MB", "--on-bad-image", "skip", *options, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def test_what_is_not_packed_is_no_part_of_the_source(tmp_path, folder):
+    pack(folder, tmp_path / "out", workers=0, splits=["train"])
+    write_files(folder, {"val/images/val_6.JPEG": jpeg(9), "test/images/test_9.JPEG": jpeg(8)})
+    again = run_pack(folder, tmp_path / "out", "--split", "train")
+    assert again.returncode == 0, again.stderr
+    assert "was complete already" in again.stderr
+
+
 def test_bad_pictures(tmp_path):
     out = io.BytesIO()
     Image.new("RGB", (20, 20), (200, 30, 30)).save(out, "PNG")

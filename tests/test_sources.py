@@ -6,8 +6,10 @@ import http.server
 import io
 import json
 import os
+import struct
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -319,6 +321,83 @@ def test_hostile_zips_are_refused(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == ["bad.zip"]
 
 
+def write_bomb(path, inflated, told=None):
+    """A zip of a picture and of `inflated` zeros that call themselves one, whose directory says `told` bytes."""
+    info = zipfile.ZipInfo("a/big.jpg")
+    info.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/1.jpg", jpeg(1))
+        with archive.open(info, "w") as member:
+            for _ in range(0, inflated, 1 << 20):
+                member.write(bytes(1 << 20))
+    content = bytearray(path.read_bytes())
+    if told is not None:
+        struct.pack_into("<L", content, content.rindex(b"PK\x01\x02") + 24, told)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "told", "text"),
+    [(129, None, "it has 135,266,304 bytes, more than 134,217,728"), (64, 5000, "its checksum in the zip differs")],
+    ids=["told", "denied"],
+)
+def test_a_zip_that_inflates_without_end(tmp_path, mebibytes, told, text):
+    bomb = write_bomb(tmp_path / "bomb.zip", mebibytes << 20, told)
+    tracemalloc.start()
+    try:
+        info = pack(bomb, tmp_path / "out", workers=0, on_bad_image="skip")
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+    assert info.splits["train"].records == 1
+    assert [(e["key"], e["reason"]) for e in info.packing["left_out"]] == [("a/big.jpg", text)]
+
+
+def test_a_zip_whose_members_share_their_bytes(tmp_path):
+    content = write_zip(tmp_path / "one.zip", {"a/1.jpg": jpeg(1, (300, 200)), "a/2.jpg": jpeg(2)}).read_bytes()
+    at = content.index(b"PK\x01\x02")
+    entries = content[at : content.index(b"PK\x05\x06")] * 3
+    end = struct.pack("<4s4xHHLLH", b"PK\x05\x06", 6, 6, len(entries), at, 0)
+    (tmp_path / "six.zip").write_bytes(content[:at] + entries + end)
+    with pytest.raises(DamagedDataError, match="more bytes than it has itself"):
+        pack(tmp_path / "six.zip", tmp_path / "out")
+
+
+def test_compressed_tars_that_unpack_without_end(tmp_path):
+    (tmp_path / "bomb.tar.gz").write_bytes(
+        gzip.compress(tar_bytes({"a/1.jpg": jpeg(1), "a/2.jpg": bytes(80 << 20)}), 1)
+    )
+    with pytest.raises(DamagedDataError, match="unpacks to more than 200 times its size"):
+        pack(tmp_path / "bomb.tar.gz", tmp_path / "out")
+    (tmp_path / "zeros.tar.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(UsageError, match="is not a tar of pictures"):
+        pack(tmp_path / "zeros.tar.gz", tmp_path / "out")
+    folder = tmp_path / "imagenet"
+    write_files(folder, {"ILSVRC2012_img_val.tar": tar_bytes(VAL)})
+    (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(gzip.compress(bytes(65 << 20), 1))
+    with pytest.raises(DamagedDataError, match="unpacks to more than 64 MiB"):
+        pack(folder, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bomb.tar.gz", "imagenet", "zeros.tar.gz"]
+
+
+def test_parquet_that_unpacks_without_end(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    # Indices into a dictionary of one value: 8 MiB in it, 128 as rows.
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 16, pa.int32()), pa.array([bytes(8 << 20)], pa.binary()))
+    table = pa.table({"image": same, "label": [0] * 16})
+    pq.write_table(table, tmp_path / "train.parquet", compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert (tmp_path / "train.parquet").stat().st_size < 1 << 20
+    with pytest.raises(DamagedDataError, match="unpacks to more than 200 times its size"):
+        pack(tmp_path / "train.parquet", tmp_path / "out")
+    plain = {"use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"image": [bytes(129 << 20)], "label": [0]}), tmp_path / "train.parquet", **plain)
+    with pytest.raises(DamagedDataError, match=r"has 135,266,3.. bytes, more than 134,217,728"):
+        pack(tmp_path / "train.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_with_a_pipe_or_a_broken_link(tmp_path):
     folder = write_files(tmp_path / "f", {"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)})
     os.mkfifo(folder / "a" / "3.jpg")
@@ -360,16 +439,64 @@ def test_torn_archives(tmp_path):
     ("files", "text"),
     [
         ({"readme.txt": b"x"}, "holds no pictures"),
-        ({"train/a/1.jpg": b"x", "val/1.jpg": b"x"}, "LOC_val_solution.csv with ImageNet at Kaggle"),
+        ({"train/a/1.jpg": b"x", "val/1.jpg": b"x"}, "split val has pictures that lie in no class folder"),
         ({"train/a/1.jpg": b"x", "val/b/1.jpg": b"x"}, "has class b, which train has not"),
         ({"train/a/1.jpg": b"x", "train/2.jpg": b"x"}, "pictures beside them"),
-        ({"train/a/1.jpg": b"x", "val/2.jpg": b"x", "val/val_annotations.txt": b"3.jpg a"}, "has none for 2.jpg"),
+        ({"train/a/1.jpg": b"x", "val/2.jpg": b"x", "val/val_annotations.txt": b"3.jpg a"}, "no label for 2.jpg of"),
         ({"train/a/1.jpg": b"x", "val/2.jpg": b"x", "val/val_annotations.txt": b"3.jpg"}, "line 1 of val_annotations"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, files, text):
     with pytest.raises((UsageError, DamagedDataError), match=text):
         open_source(write_files(tmp_path / "f", files))
+
+
+KAGGLE = "ILSVRC/Data/CLS-LOC"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"ILSVRC2012_img_train.tar": train_tar(), "ILSVRC2012_img_val.tar": tar_bytes(VAL)},
+         r"put ILSVRC2012_devkit_t12\.tar\.gz beside the tar, which image-net\.org has"),
+        ({f"{KAGGLE}/{n}": d for n, d in {**{f"train/{k}": d for k, d in TRAIN.items()},
+                                          **{f"val/{k}": d for k, d in VAL.items()}}.items()},
+         r"put LOC_val_solution\.csv, which Kaggle's download holds beside the folder ILSVRC"),
+        ({k: d for k, d in tiny_files().items() if "annotations" not in k},
+         r"put val_annotations\.txt, which tiny-imagenet-200\.zip holds in the folder val"),
+    ],
+    ids=["ilsvrc2012", "kaggle", "tiny-imagenet"],
+)  # fmt: skip
+def test_missing_labels_are_asked_for_by_name_and_only_where_needed(tmp_path, files, text):
+    folder = write_files(tmp_path / "f", files)
+    with pytest.raises(UsageError, match=text) as caught:
+        pack(folder, tmp_path / "out")
+    assert str(caught.value).endswith("or pack without it: --split train")
+    info = pack(folder, tmp_path / "out", splits=["train"], workers=0)
+    assert info.splits["train"].records == len([k for k in files if "train/" in k and ".JPEG" in k] or TRAIN)
+    with pytest.raises(UsageError, match=text):
+        pack(folder, tmp_path / "val", splits=["val"])
+
+
+@pytest.mark.parametrize("inside", ["ILSVRC", "ILSVRC/Data", KAGGLE])
+def test_kaggle_given_from_further_inside(tmp_path, inside):
+    files = {f"{KAGGLE}/train/{k}": d for k, d in TRAIN.items()} | {f"{KAGGLE}/val/{k}": d for k, d in VAL.items()}
+    mapping = "\n".join(f"{w} {n}" for w, n in zip(WNIDS, WORDS, strict=True)).encode()
+    folder = write_files(
+        tmp_path / "k", {**files, "LOC_val_solution.csv": val_csv(), "LOC_synset_mapping.txt": mapping}
+    )
+    info, found = packed(folder / inside, tmp_path / "out", workers=0)
+    assert found == EXPECTED
+    assert names(info) == list(zip(WNIDS, WORDS, strict=True))
+
+
+def test_parquet_of_one_split_reads_no_other(tmp_path):
+    write_parquet(tmp_path / "hf" / "validation-00000.parquet", EXPECTED["val"], WNIDS)
+    (tmp_path / "hf" / "train-00000.parquet").write_bytes(b"PAR1 is not all that it takes")
+    _, found = packed(tmp_path / "hf", tmp_path / "out", splits=["val"])
+    assert found == {"val": EXPECTED["val"]}
+    with pytest.raises(DamagedDataError, match=r"train-00000\.parquet cannot be read"):
+        pack(tmp_path / "hf", tmp_path / "all")
 
 
 def test_wrong_sources_and_formats(tmp_path):

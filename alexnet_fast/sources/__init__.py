@@ -6,9 +6,10 @@ Reading a picture later is one open or one pread (`FileReader`). No torch and no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..config import SOURCE_FORMATS
 from ..errors import UsageError
 from .archives import list_folder, list_tar, list_zip
 from .ilsvrc import TARS, is_ilsvrc_folder, labels_beside, read_ilsvrc, split_of_tar
@@ -20,9 +21,8 @@ from .table import MANY, MemberList, Source, Split
 from .tree import read_tree
 from .webdataset import is_webdataset, read_webdataset
 
-__all__ = ["FORMATS", "MANY", "FileReader", "Source", "Split", "open_source"]
+__all__ = ["MANY", "FileReader", "Source", "Split", "open_source"]
 
-FORMATS = ("auto", "tiny-imagenet", "imagefolder", "kaggle", "ilsvrc2012", "webdataset", "parquet")
 _TREES = ("tiny-imagenet", "imagefolder", "kaggle")
 
 
@@ -30,6 +30,7 @@ def open_source(
     source: Path | str,
     *,
     format: str = "auto",
+    splits: Sequence[str] | None = None,
     staging: Path | None = None,
     note: Callable[[str], None] | None = None,
     on_many: Callable[[], None] | None = None,
@@ -38,7 +39,8 @@ def open_source(
 
     Args:
         source: a folder, a zip, a tar (compressed or not), a parquet file, or a URL of one.
-        format: one of FORMATS; 'auto' recognises by looking.
+        format: one of SOURCE_FORMATS; 'auto' recognises by looking.
+        splits: those that will be packed; the labels of others need not be there. None for all.
         staging: folder for what must be laid down before it can be read at random: compressed tars, parquet, URLs.
         note: called with a sentence on what is being laid down.
         on_many: called, perhaps, as soon as more than MANY files are found.
@@ -48,16 +50,16 @@ def open_source(
         DamagedDataError: an archive or a label file is torn, cut short or hostile.
         MissingDependencyError: the form needs a package that is not installed; the text holds the command.
     """
-    if format not in FORMATS:
-        raise UsageError(f"--format is one of {', '.join(FORMATS)}: got {format!r}")
+    if format not in SOURCE_FORMATS:
+        raise UsageError(f"--format is one of {', '.join(SOURCE_FORMATS)}: got {format!r}")
     stage = Staging(staging, note)
     path = fetch(str(source), stage) if is_url(source) else Path(source)
     if not path.exists():
         raise UsageError(f"SOURCE {source} does not exist")
     if path.is_dir():
-        found = _open_folder(path, format, stage, MemberList(on_many))
+        found = _open_folder(path, format, splits, stage, MemberList(on_many))
     elif path.is_file():
-        found = _open_file(path, format, stage, MemberList(on_many))
+        found = _open_file(path, format, splits, stage, MemberList(on_many))
     else:
         raise UsageError(f"SOURCE {source} is a pipe, socket or device: give a folder, a zip or a tar")
     if format not in ("auto", found.format):
@@ -65,26 +67,29 @@ def open_source(
     return found
 
 
-def _open_folder(path: Path, format: str, stage: Staging, members: MemberList) -> Source:
+def _open_folder(path: Path, format: str, splits: Sequence[str] | None, stage: Staging, members: MemberList) -> Source:
     name = path.resolve().name
     if format in ("auto", "ilsvrc2012") and is_ilsvrc_folder(path):
-        return read_ilsvrc(name, {split: path / tar for tar, split in TARS.items() if (path / tar).is_file()})
+        tars = {split: path / tar for tar, split in TARS.items() if (path / tar).is_file()}
+        return read_ilsvrc(name, tars, wanted=splits)
     if format in ("auto", "parquet"):
         parquets = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
         if parquets:
-            return read_parquet(name, parquets, stage)
+            return read_parquet(name, parquets, stage, wanted=splits)
     if format in ("auto", "webdataset"):
-        tars = sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern))
-        if tars and (format == "webdataset" or is_webdataset(stage.plain(tars[0]))):
-            return read_webdataset(name, [stage.plain(tar) for tar in tars], path)
+        shards = sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern))
+        if shards and (format == "webdataset" or is_webdataset(stage.plain(shards[0]))):
+            return read_webdataset(name, [stage.plain(shard) for shard in shards], path)
     list_folder(path, members)
-    return read_tree(name, members.table(), [path.resolve()], format=_tree(format), beside=labels_beside([path]))
+    return read_tree(
+        name, members.table(), [path.resolve()], format=_tree(format), beside=labels_beside(_above(path)), wanted=splits
+    )
 
 
-def _open_file(path: Path, format: str, stage: Staging, members: MemberList) -> Source:
+def _open_file(path: Path, format: str, splits: Sequence[str] | None, stage: Staging, members: MemberList) -> Source:
     kind = _file_kind(path)
     if kind == "parquet":
-        return read_parquet(path.name, [path], stage)
+        return read_parquet(path.name, [path], stage, wanted=splits)
     if kind == "zip":
         list_zip(path, members)
         plain = path
@@ -96,11 +101,21 @@ def _open_file(path: Path, format: str, stage: Staging, members: MemberList) -> 
             return read_webdataset(path.name, [plain], path.parent)
         split = split_of_tar(plain)
         if split is not None and format in ("auto", "ilsvrc2012"):
-            return read_ilsvrc(path.name, {split: plain}, beside=path.parent)
+            return read_ilsvrc(path.name, {split: plain}, beside=path.parent, wanted=splits)
         list_tar(plain, members)
     return read_tree(
-        path.name, members.table(), [plain.resolve()], format=_tree(format), beside=labels_beside([path.parent])
-    )
+        path.name, members.table(), [plain.resolve()], format=_tree(format), beside=labels_beside([path.parent]),
+        wanted=splits,
+    )  # fmt: skip
+
+
+def _above(folder: Path) -> list[Path]:
+    """`folder` and, where it is one of those that Kaggle's pictures lie deep in, those above it up to the top."""
+    folder = folder.resolve()
+    for end in ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", "ILSVRC"):
+        if folder.as_posix().endswith("/" + end):
+            return [folder, *folder.parents[: end.count("/") + 1]]
+    return [folder]
 
 
 def _tree(format: str) -> str:

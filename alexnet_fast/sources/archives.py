@@ -8,6 +8,7 @@ links and devices.
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import stat
 import struct
@@ -65,7 +66,7 @@ def list_folder(root: Path, members: MemberList, *, container: int = 0, prefix: 
         folder, relative, above = waiting.pop()
         try:
             with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+                listed = sorted(entries, key=operator.attrgetter("name"))
             for entry in listed:
                 # Hidden folders are nobody's classes, and one of them may be another pack's own.
                 if entry.is_dir():
@@ -236,8 +237,8 @@ def list_zip(path: Path, members: MemberList, *, container: int = 0, prefix: byt
         DamagedDataError: the directory is missing or torn, or a member is hostile.
         UsageError: a picture is encrypted or packed with a method other than stored or deflated.
     """
-    directory, entries, shift = _read_zip_directory(path)
-    at = 0
+    directory, entries, shift, length = _read_zip_directory(path)
+    at = told = 0
     for _ in range(entries):
         if directory[at : at + 4] != b"PK\x01\x02" or at + 46 > len(directory):
             raise DamagedDataError(f"{path} is damaged: its directory breaks off at byte {at}; fetch it again")
@@ -249,6 +250,12 @@ def list_zip(path: Path, members: MemberList, *, container: int = 0, prefix: byt
         at += 46 + name_len + extra_len + comment_len
         if 0xFFFFFFFF in (stored, size, offset):
             size, stored, offset = _zip64_sizes(extra, size, stored, offset, path)
+        # Members that share their bytes make a small file into any amount of work.
+        told += stored
+        if told > length:
+            raise DamagedDataError(
+                f"{path} says that its members have more bytes than it has itself: nothing was packed from it"
+            )
         name = check_name(name, path)
         kind = stat.S_IFMT(attributes >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -269,8 +276,8 @@ def list_zip(path: Path, members: MemberList, *, container: int = 0, prefix: byt
         )  # fmt: skip
 
 
-def _read_zip_directory(path: Path) -> tuple[bytes, int, int]:
-    """(directory, entries in it, what to add to its offsets where something precedes the zip)."""
+def _read_zip_directory(path: Path) -> tuple[bytes, int, int, int]:
+    """(directory, entries in it, what to add to its offsets where something precedes the zip, the file's length)."""
     damaged = DamagedDataError(f"{path} is not a zip, or is cut short: its directory is missing; fetch it again")
     with open(path, "rb", buffering=0) as file:
         length = file.seek(0, os.SEEK_END)
@@ -291,7 +298,7 @@ def _read_zip_directory(path: Path) -> tuple[bytes, int, int]:
         shift = end - size - offset
         if shift < 0 or size > length or entries * 46 > size:
             raise damaged
-        return os.pread(file.fileno(), size, offset + shift), entries, shift
+        return os.pread(file.fileno(), size, offset + shift), entries, shift, length
 
 
 def _zip64_sizes(extra: bytes, size: int, stored: int, offset: int, path: Path) -> tuple[int, int, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import tarfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
@@ -41,8 +44,12 @@ def split_of_tar(path: Path) -> str | None:
     return None
 
 
-def read_ilsvrc(name: str, tars: Mapping[str, Path], *, beside: Path | None = None) -> Source:
+def read_ilsvrc(
+    name: str, tars: Mapping[str, Path], *, beside: Path | None = None, wanted: Collection[str] | None = None
+) -> Source:
     """The source that ImageNet's tars are, by split; labels of val come from files in `beside` or beside the tars.
+
+    Where `wanted` names splits, the labels of others need not be there.
 
     Raises:
         UsageError: the validation labels are not there; the text says where they are had.
@@ -55,7 +62,7 @@ def read_ilsvrc(name: str, tars: Mapping[str, Path], *, beside: Path | None = No
         list_tar(path, members, container=number, prefix=split.encode() + b"/" if plain else b"")
         containers.append(path.resolve())
     texts = labels_beside([beside] if beside else [path.parent for path in tars.values()])
-    return read_tree(name, members.table(), containers, beside=texts, called="ilsvrc2012")
+    return read_tree(name, members.table(), containers, beside=texts, called="ilsvrc2012", wanted=wanted)
 
 
 def labels_beside(folders: Iterable[Path]) -> dict[bytes, bytes]:
@@ -93,13 +100,18 @@ def _devkit_files(folder: Path) -> tuple[str, bytes, bytes] | None:
         return None
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as kit:
+        # tarfile reads some headers whole, however long they say they are: it gets no more than is there.
+        with gzip.open(path) as packed:
+            content = packed.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise DamagedDataError(f"{path} unpacks to more than {_LARGEST >> 20} MiB: it is no development kit")
+        with tarfile.open(fileobj=io.BytesIO(content)) as kit:
             for member in kit:
                 base = member.name.rpartition("/")[2]
-                if base in (_TRUTH, "meta.mat") and member.isfile() and member.size <= _LARGEST:
+                if base in (_TRUTH, "meta.mat") and member.isfile():
                     file = kit.extractfile(member)
                     found[base] = file.read() if file else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DamagedDataError(f"{path} is damaged ({error}): fetch it again") from None
     if len(found) < 2:
         raise DamagedDataError(f"{path} holds no {_TRUTH} and meta.mat: fetch it again from image-net.org")

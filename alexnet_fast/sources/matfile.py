@@ -17,7 +17,8 @@ from ..errors import DamagedDataError
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q", 16: "B", 17: "H", 18: "I"}
-_LARGEST = 64 << 20
+# Numbers become Python objects of many times their size.
+_LARGEST = 16 << 20
 # meta.mat nests two deep. Each level of a hostile file would hold another copy of nearly all of it in memory.
 _DEEPEST = 8
 

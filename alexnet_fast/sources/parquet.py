@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
-from .staging import Staging
+from .reading import LARGEST_FILE
+from .staging import Staging, check_growth
 from .table import RANGE, MemberList, PictureList, Source
 from .tree import SPLIT_ORDER, WNID
 from .webdataset import split_by_name
 
 _BATCH_ROWS = 64
+_BATCH_BYTES = 64 << 20
 # A label of two thousand million would otherwise ask for as many class names.
 _MOST_CLASSES = 1 << 20
 
 
-def read_parquet(name: str, files: Sequence[Path], staging: Staging) -> Source:
+def read_parquet(
+    name: str, files: Sequence[Path], staging: Staging, *, wanted: Collection[str] | None = None
+) -> Source:
     """The source that a set of parquet shards is; file names tell the split.
 
     A column of a parquet file can only be read a row group at a time, so the pictures are laid down once in
-    `staging`, in bounded memory, where they can be read in shuffled order.
+    `staging`, in bounded memory, where they can be read in shuffled order. Shards of splits that are not `wanted` are
+    passed over where the class names are in the metadata of those that are.
 
     Raises:
         UsageError: a file has no column of pictures or labels, or the files' classes differ.
         DamagedDataError: a file is torn.
         MissingDependencyError: pyarrow is not installed.
     """
-    shards = [_Shard(path, staging) for path in files]
+    asked = [path for path in files if wanted is None or split_by_name(path.name) in wanted]
+    shards = [_Shard(path, staging) for path in asked]
+    if len(asked) < len(files) and not (shards and all(shard.class_names for shard in shards)):
+        shards = [_Shard(path, staging) for path in files]
     names = next((shard.class_names for shard in shards if shard.class_names), [])
     for shard in shards:
         if shard.class_names and shard.class_names != names:
@@ -116,7 +124,12 @@ class _Shard:
         offset = 0
         number = 0
         columns = [self._image] + ([self._label] if self._label else [])
-        for batch in self._file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+        for batch in self._file.iter_batches(batch_size=self._batch_rows(), columns=columns):
+            if batch.nbytes > LARGEST_FILE:
+                raise DamagedDataError(
+                    f"row {number} of {self.path} has {batch.nbytes:,} bytes, more than {LARGEST_FILE:,}: nothing was "
+                    "packed from it"
+                )
             images = batch.column(0).to_pylist()
             labels = batch.column(1).to_pylist() if self._label else [-1] * len(images)
             for image, label in zip(images, labels, strict=True):
@@ -132,9 +145,16 @@ class _Shard:
                     raise UsageError(f"row {number} of {self.path} has label {label!r}, not the number of a class")
                 base = (path or f"{self.path.stem}-{number:08d}").rpartition("/")[2].encode(errors="replace")
                 rows.append((offset, len(data), max(label, -1), base))
+                check_growth(self.path, offset + len(data))
                 file.write(data)
                 offset += len(data)
                 number += 1
+
+    def _batch_rows(self) -> int:
+        """Rows to ask for at once: each may be as long as its row group, and all of them one value of a dictionary."""
+        metadata = self._file.metadata
+        largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(largest, 1)))
 
     @staticmethod
     def _table(rows: list[Any]) -> np.ndarray[Any, np.dtype[np.void]]:

@@ -18,11 +18,12 @@ from .table import FILE, RANGE, ZIP_DEFLATED
 _MOST_OPEN = 64
 # A local header is 30 bytes, the name, and extras whose length the directory does not tell: read with the data at once.
 _HEADER_SLACK = 30 + 256
-LARGEST_FILE = 1 << 30
+# A picture of as many pixels as are taken (2^27) is a smaller JPEG or PNG than that; it is what a worker holds at most.
+LARGEST_FILE = 1 << 27
 
 
 class FileReader:
-    """Reads rows of a source's tables. Not for several threads at once; cheap to make, one per process.
+    """Reads rows of a source's tables. Not for several threads at once; cheap to make, one per thread.
 
     Args:
         containers: the source's files and folders, in the order that rows refer to.
@@ -49,7 +50,7 @@ class FileReader:
     ) -> bytes:
         """As `read`, with the row's fields as plain values."""
         if size > LARGEST_FILE or stored > LARGEST_FILE:
-            raise DamagedDataError(f"it has {max(size, stored)} bytes, more than any picture")
+            raise DamagedDataError(f"it has {max(size, stored):,} bytes, more than {LARGEST_FILE:,}")
         try:
             if method == FILE:
                 return self._read_file(self._containers[container] + b"/" + name, size)
@@ -123,6 +124,9 @@ class FileReader:
         """Close what is open; a later read opens it again."""
         while self._open:
             os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> FileReader:
         return self

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,11 @@ _OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }
+
+
+# Real pictures shrink by a percent, bitmaps by some times; deflate makes a thousandth of zeros.
+_MOST_TIMES = 200
+_SLACK = 64 << 20
 
 
 class Staging:
@@ -42,11 +46,15 @@ class Staging:
         if path.exists():
             return path
         partial = path.with_name(f"{path.name}.part")
-        with open(partial, "wb", buffering=1 << 20) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            with open(partial, "wb", buffering=1 << 20) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:  # also of a full disk, which it may have filled
+            partial.unlink(missing_ok=True)
+            raise
         return path
 
     def folder(self, name: str) -> Path:
@@ -57,7 +65,12 @@ class Staging:
         return self._folder / name
 
     def plain(self, path: Path) -> Path:
-        """`path` itself or, where it is compressed with gzip, bzip2 or xz, its contents laid down."""
+        """`path` itself or, where it is a tar compressed with gzip, bzip2 or xz, that tar laid down.
+
+        Raises:
+            UsageError: what is compressed is no tar.
+            DamagedDataError: it breaks off, or unpacks to more than pictures would.
+        """
         with open(path, "rb") as file:
             head = file.read(6)
         opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
@@ -66,15 +79,12 @@ class Staging:
 
         def write(target: IO[bytes]) -> None:
             self.note(f"unpacking {path.name}")
-            try:
-                with opener(path) as packed:
-                    shutil.copyfileobj(packed, target, 1 << 20)
-            except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-                raise DamagedDataError(f"{path} is damaged or cut short ({error}): fetch it again") from None
-            except OSError as error:
-                if error.errno is None:  # bz2 says so of damaged data
-                    raise DamagedDataError(f"{path} is damaged ({error}): fetch it again") from None
-                raise
+            with opener(path) as packed:
+                while block := _unpacked(packed, path):
+                    if target.tell() == 0 and block[257:262] != b"ustar":
+                        raise UsageError(f"what is compressed in {path} is not a tar of pictures")
+                    check_growth(path, target.tell() + len(block))
+                    target.write(block)
 
         return self.file(f"{_stamp(path)}.plain", write)
 
@@ -86,6 +96,31 @@ class Staging:
         """Remove a staged file of `path` unless its companion is there."""
         if self._folder is not None and not (self._folder / f"{_stamp(path)}{unless}").exists():
             (self._folder / f"{_stamp(path)}{ending}").unlink(missing_ok=True)
+
+
+def check_growth(path: Path, unpacked: int) -> None:
+    """Refuse a file that `unpacked` bytes have come out of, where that is more than pictures would be.
+
+    Raises:
+        DamagedDataError: it is.
+    """
+    if unpacked > _SLACK and unpacked > _MOST_TIMES * path.stat().st_size:
+        raise DamagedDataError(
+            f"{path} unpacks to more than {_MOST_TIMES} times its size, which no archive of pictures does: "
+            "nothing was packed from it"
+        )
+
+
+def _unpacked(packed: IO[bytes], path: Path) -> bytes:
+    """The next block of what is compressed; empty at its end."""
+    try:
+        return packed.read(1 << 20)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise DamagedDataError(f"{path} is damaged or cut short ({error}): fetch it again") from None
+    except OSError as error:
+        if error.errno is None:  # bz2 says so of damaged data
+            raise DamagedDataError(f"{path} is damaged ({error}): fetch it again") from None
+        raise
 
 
 def _stamp(path: Path) -> str:

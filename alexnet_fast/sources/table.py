@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,6 @@ class Source:
         classes: (wnid, readable name), in label order.
         splits: by name, in the order train, val, test, others.
         containers: the files or folders that rows refer to by number.
-        notes: what a person should know of how it was read (files passed over, labels taken from where).
     """
 
     name: str
@@ -121,12 +120,15 @@ class Source:
     classes: tuple[tuple[str, str], ...]
     splits: Mapping[str, Split]
     containers: tuple[Path, ...]
-    notes: tuple[str, ...] = field(default=())
 
-    def fingerprint(self) -> str:
-        """SHA-256 over classes and every picture's split, key, size and label: the same for a folder and its zip."""
+    def fingerprint(self, splits: Iterable[str]) -> str:
+        """SHA-256 over classes and the split, key, size and label of every picture of `splits`.
+
+        It is the same for a folder and its zip.
+        """
         digest = hashlib.sha256(repr([wnid for wnid, _ in self.classes]).encode())
-        for name, split in self.splits.items():
+        for name in splits:
+            split = self.splits[name]
             digest.update(repr((name, split.labelled, len(split.pictures))).encode())
             for column in ("key", "size", "label"):
                 digest.update(np.ascontiguousarray(split.pictures[column]).tobytes())
@@ -202,4 +204,4 @@ class PictureList:
 
 def is_picture(name: bytes) -> bool:
     """Whether a file's name says that it is a picture; macOS's `._` companions are none."""
-    return name.lower().endswith(PICTURE_ENDINGS) and not name.rpartition(b"/")[2].startswith(b"._")
+    return name[-5:].lower().endswith(PICTURE_ENDINGS) and not name.startswith(b"._", name.rfind(b"/") + 1)

@@ -7,7 +7,7 @@ distributed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
@@ -19,6 +19,14 @@ SPLIT_ORDER = ("train", "val", "test")
 _KAGGLE_BASE = b"ILSVRC/Data/CLS-LOC/"
 _VAL_LABELS = (b"val_annotations.txt", b"LOC_val_solution.csv", b"val_labels.txt", b"val_labels.csv")
 _CLASS_NAMES = (b"words.txt", b"LOC_synset_mapping.txt")
+_LABELS_FROM = {
+    "ilsvrc2012": (
+        "put ILSVRC2012_devkit_t12.tar.gz beside the tar, which image-net.org has on the page of the tars (development "
+        "kit, tasks 1 & 2), or LOC_val_solution.csv from Kaggle's download"
+    ),
+    "kaggle": "put LOC_val_solution.csv, which Kaggle's download holds beside the folder ILSVRC, back there",
+    "tiny-imagenet": "put val_annotations.txt, which tiny-imagenet-200.zip holds in the folder val, back there",
+}
 _LARGEST_TEXT = 256 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what editors on Windows put before UTF-8
 WNID = re.compile(rb"n\d{8}")
@@ -32,6 +40,7 @@ def read_tree(
     format: str = "auto",
     beside: Mapping[bytes, bytes] | None = None,
     called: str = "",
+    wanted: Collection[str] | None = None,
 ) -> Source:
     """The source that a listing of files is, by its folders.
 
@@ -42,6 +51,7 @@ def read_tree(
         format: 'auto', 'tiny-imagenet', 'imagefolder' or 'kaggle'.
         beside: contents of label files that lie outside the listing, by base name.
         called: the format's name, where the caller knows it.
+        wanted: splits that will be packed; of others, labels and classes are not asked for. None for all.
 
     Raises:
         UsageError: there are no pictures, or labels are missing (the text says which file and where it is had).
@@ -49,19 +59,19 @@ def read_tree(
     """
     texts = _small_files(members, containers, beside or {})
     base = _base_folder(members)
-    splits, flat = _sort_pictures(members, base, texts)
+    found = called or _format(base, texts)
+    splits, flat = _sort_pictures(members, base, texts, found, wanted)
     if not splits:
         raise UsageError(f"{name} holds no pictures ({', '.join(_endings())}): give the folder or archive they are in")
-    found = called or _format(base, texts)
     if format not in ("auto", found):
         raise UsageError(f"{name} looks like {found}, not like {format}: leave --format out, or give another SOURCE")
-    classes = _classes(splits, flat, name)
+    classes = _classes(splits, flat, name, wanted)
     index = {wnid: i for i, wnid in enumerate(classes)}
-    readable = class_names(texts)
+    readable = class_names(texts, index)
     tables = {}
     for split in (*SPLIT_ORDER, *sorted(set(splits) - set(SPLIT_ORDER))):
         if split in splits:
-            labelled = split not in flat
+            labelled = split not in flat and (wanted is None or split in wanted)
             tables[split] = splits[split].split(members, class_index=index, labelled=labelled)
             _refuse_twins(tables[split].pictures, name)
     return Source(
@@ -87,6 +97,8 @@ def _small_files(members: Table, containers: Sequence[Path], beside: Mapping[byt
     depth: dict[bytes, int] = {}
     with FileReader(containers) as reader:
         for number, name in enumerate(names_of(members)):
+            if not name.endswith((b".txt", b".csv")):
+                continue
             base = name.rpartition(b"/")[2]
             if base not in wanted or depth.get(base, 1 << 30) <= name.count(b"/"):
                 continue
@@ -104,9 +116,12 @@ def _base_folder(members: Table) -> bytes:
     """The folder that split or class folders lie in: Kaggle's, or whatever all pictures have in common above those."""
     common: list[bytes] | None = None
     direct = False  # whether a picture lies in the common folder itself, which is a class then
+    last: bytes | None = None
     for name in names_of(members):
-        if not is_picture(name):
+        folder = name[: name.rfind(b"/") + 1]
+        if folder == last or not is_picture(name):
             continue
+        last = folder
         if _KAGGLE_BASE in name:
             return name[: name.index(_KAGGLE_BASE)] + _KAGGLE_BASE
         folders = name.split(b"/")[:-1]
@@ -131,36 +146,56 @@ def _base_folder(members: Table) -> bytes:
 
 
 def _sort_pictures(
-    members: Table, base: bytes, texts: Mapping[bytes, bytes]
+    members: Table, base: bytes, texts: Mapping[bytes, bytes], format: str, wanted: Collection[str] | None
 ) -> tuple[dict[str, PictureList], set[str]]:
     """(pictures by split, those splits that stay without labels)."""
-    label_of = _validation_labels(texts)
     splits: dict[str, PictureList] = {}
     flat: dict[str, list[tuple[int, bytes]]] = {}
     by_split = _has_split_folders(members, base)
+    last: bytes | None = None
+    place: tuple[str, bytes, bytes] | None = None
     for number, name in enumerate(names_of(members)):
-        if not name.startswith(base) or not is_picture(name):
+        at = name.rfind(b"/") + 1
+        # What there is to know of a picture is in its folder's name, and neighbours share it: a third of the time.
+        if name[:at] != last:
+            last = name[:at]
+            place = _place_of(last, base, by_split)
+        if place is None or not is_picture(name):
             continue
-        parts = name[len(base) :].split(b"/")
-        if by_split:
-            if parts[0] not in SPLIT_FOLDERS or len(parts) < 2:
-                continue
-            split = SPLIT_FOLDERS[parts.pop(0)]
+        split, wnid, prefix = place
+        if wnid:
+            splits.setdefault(split, PictureList()).add(number, wnid, prefix + name[at:])
         else:
-            split = "train"
-        if len(parts) > 1 and parts[0] != b"images":
-            inner = parts[2:] if len(parts) > 2 and parts[1] == b"images" else parts[1:]
-            splits.setdefault(split, PictureList()).add(number, parts[0], b"/".join([parts[0], *inner]))
-        else:
-            flat.setdefault(split, []).append((number, parts[-1]))
-    return splits, _place_flat(splits, flat, label_of)
+            flat.setdefault(split, []).append((number, name[at:]))
+    return splits, _place_flat(splits, flat, texts, format, wanted)
+
+
+def _place_of(folder: bytes, base: bytes, by_split: bool) -> tuple[str, bytes, bytes] | None:
+    """(split, class, what comes before the file's name in a key) of a folder's pictures; None if they are no part.
+
+    `folder` ends in '/', or is empty. The class is empty where the folder is none of a class.
+    """
+    if not folder.startswith(base):
+        return None
+    parts = folder[len(base) :].split(b"/")[:-1]
+    split = "train"
+    if by_split:
+        if not parts or parts[0] not in SPLIT_FOLDERS:
+            return None
+        split = SPLIT_FOLDERS[parts.pop(0)]
+    if not parts or parts[0] == b"images":
+        return split, b"", b""
+    inner = parts[2:] if parts[1:2] == [b"images"] else parts[1:]
+    return split, parts[0], b"".join(part + b"/" for part in [parts[0], *inner])
 
 
 def _has_split_folders(members: Table, base: bytes) -> bool:
+    last: bytes | None = None
     for name in names_of(members):
-        if name.startswith(base) and is_picture(name):
-            first, slash, _ = name[len(base) :].partition(b"/")
-            if slash and first in SPLIT_FOLDERS:
+        folder = name[: name.rfind(b"/") + 1]
+        if folder != last and is_picture(name):
+            last = folder
+            if folder.startswith(base) and folder[len(base) :].partition(b"/")[0] in SPLIT_FOLDERS:
                 return True
     return False
 
@@ -168,9 +203,13 @@ def _has_split_folders(members: Table, base: bytes) -> bool:
 def _place_flat(
     splits: dict[str, PictureList],
     flat: Mapping[str, list[tuple[int, bytes]]],
-    label_of: Callable[[bytes], bytes | None] | None,
+    texts: Mapping[bytes, bytes],
+    format: str,
+    wanted: Collection[str] | None,
 ) -> set[str]:
     """Put pictures that lie in no class folder into their splits; returns the splits that have no labels."""
+    labels_file = next((name for name in _VAL_LABELS if name in texts), None)
+    labels = parse_labels(texts[labels_file], labels_file.decode()) if labels_file else {}
     unlabelled = set()
     for split, pictures in flat.items():
         if split in splits:
@@ -180,31 +219,34 @@ def _place_flat(
                 "put each picture into the folder of its class"
             )
         target = splits[split] = PictureList()
-        if split == "test":
+        if split == "test" or (wanted is not None and split not in wanted):
             unlabelled.add(split)
             for number, file in pictures:
                 target.add(number, b"", file)
             continue
-        if label_of is None:
-            raise UsageError(
-                f"split {split} has pictures in no class folder and no file of labels: val_annotations.txt comes with "
-                "Tiny ImageNet, LOC_val_solution.csv with ImageNet at Kaggle, and ILSVRC2012_devkit_t12.tar.gz with "
-                "ImageNet at image-net.org; put it beside the pictures, or make a folder for each class"
-            )
+        if labels_file is None:
+            others = [name for name in splits if name not in flat] if wanted is None else []
+            raise UsageError(_missing_labels(split, format, others))
         for number, file in pictures:
-            label = label_of(file)
+            label = labels.get(file) or labels.get(file.rpartition(b".")[0])
             if label is None:
-                raise UsageError(f"the file of labels has none for {file.decode(errors='replace')}: fetch it again")
+                raise UsageError(
+                    f"{labels_file.decode()} has no label for {file.decode(errors='replace')} of split {split}: "
+                    "fetch it again, or give the one that belongs to these pictures"
+                )
             target.add(number, label, label + b"/" + file)
     return unlabelled
 
 
-def _validation_labels(texts: Mapping[bytes, bytes]) -> Callable[[bytes], bytes | None] | None:
-    for name in _VAL_LABELS:
-        if name in texts:
-            table = parse_labels(texts[name], name.decode())
-            return lambda file: table.get(file) or table.get(file.rpartition(b".")[0])
-    return None
+def _missing_labels(split: str, format: str, others: Sequence[str]) -> str:
+    """Which file would hold the labels of pictures that lie in no class folder, and where that file is had."""
+    if split == "val" and format in _LABELS_FROM:
+        rest = f"; or pack without it: {' '.join(f'--split {name}' for name in others)}" if others else ""
+        return f"the labels of split val are missing: {_LABELS_FROM[format]}{rest}"
+    return (
+        f"split {split} has pictures that lie in no class folder: make a folder for each class, or put beside them a "
+        "val_labels.txt with a line of FILE CLASS for each"
+    )
 
 
 def parse_labels(text: bytes, name: str) -> dict[bytes, bytes]:
@@ -228,24 +270,28 @@ def parse_labels(text: bytes, name: str) -> dict[bytes, bytes]:
     return table
 
 
-def class_names(texts: Mapping[bytes, bytes]) -> dict[bytes, str]:
-    """Readable names by class from words.txt (tab) or LOC_synset_mapping.txt (space)."""
+def class_names(texts: Mapping[bytes, bytes], classes: Collection[bytes]) -> dict[bytes, str]:
+    """Readable names of `classes` from words.txt (tab) or LOC_synset_mapping.txt (space), where those have them."""
     names = {}
     for file in _CLASS_NAMES:
         for line in texts.get(file, b"").removeprefix(_BYTE_ORDER_MARK).splitlines():
-            words = line.split(b"\t" if b"\t" in line else None, 1)
-            if len(words) == 2:
-                names[words[0]] = words[1].decode(errors="replace").strip()
+            wnid, found, words = line.partition(b"\t")
+            if not found:
+                wnid, _, words = line.strip().partition(b" ")
+            if wnid in classes and words:
+                names[wnid] = words.decode(errors="replace").strip()
     return names
 
 
-def _classes(splits: Mapping[str, PictureList], flat: set[str], name: str) -> list[bytes]:
+def _classes(
+    splits: Mapping[str, PictureList], flat: set[str], name: str, wanted: Collection[str] | None
+) -> list[bytes]:
     """Class names in label order: train's, sorted, as ImageFolder has them; else those of all labelled splits."""
     labelled = {split: pictures.class_names() for split, pictures in splits.items() if split not in flat}
     if "train" not in labelled:
         return sorted(set().union(*labelled.values()))
     for split, found in labelled.items():
-        strange = sorted(found - labelled["train"])
+        strange = sorted(found - labelled["train"]) if wanted is None or split in wanted else []
         if strange:
             raise UsageError(
                 f"{name}: split {split} has class {strange[0].decode(errors='replace')}, which train has not "
