@@ -196,8 +196,8 @@ def train(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run-dir.")] = False,
     checkpoint_every: Annotated[
-        int | None, typer.Option("--checkpoint-every", metavar="STEPS", help="Also within epochs.")
-    ] = None,
+        str, typer.Option("--checkpoint-every", metavar="STEPS|TIME|epoch", help="Within epochs: 500, 90s, 10m, 1h.")
+    ] = "10m",
     loader_settings: Annotated[
         Path | None, typer.Option("--loader-settings", help="bench-loader.json whose recommendation to use.")
     ] = None,

@@ -190,6 +190,26 @@ RECIPES = ("fast", "paper", "notebook")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _interval(name: str, value: object) -> int | str | None:
+    """A number of steps, a time such as '10m', or None for 'epoch'."""
+    if value is None or value == "epoch":
+        return None
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if _is_int(value) and value >= 1:  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    text = value.strip().lower() if isinstance(value, str) else ""
+    try:
+        fits = text[-1:] in _UNIT_SECONDS and 0 < float(text[:-1]) < float("inf")
+    except ValueError:
+        fits = False
+    _require(fits, f"{name} must be a number of steps, a time such as 90s, 10m or 1h, or epoch, got {value!r}")
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What to train, on what, and how. A hyper-parameter left at None comes from the recipe.
@@ -205,7 +225,8 @@ class TrainConfig:
         backend, num_workers, pin_memory, device, seed: as in `LoaderConfig`.
         compile: torch.compile: 'on', 'off' or 'auto' (where it is measured to pay).
         resume: go on from the newest checkpoint in run_dir.
-        checkpoint_every: steps between checkpoints within an epoch; None: at the end of each epoch only.
+        checkpoint_every: how often a checkpoint is written within an epoch: a number of steps, or a time such as '90s',
+            '10m' or '1h'; None or 'epoch': at the end of each epoch only.
         loader_settings: a bench-loader.json whose recommendation fills backend, num_workers and pin_memory where these
             are 'auto'.
         max_steps: stop after so many optimiser steps in all.
@@ -228,7 +249,7 @@ class TrainConfig:
     device: str = "auto"
     seed: int = 0
     resume: bool = False
-    checkpoint_every: int | None = None
+    checkpoint_every: int | str | None = "10m"
     loader_settings: Path | str | None = None
     max_steps: int | None = None
 
@@ -243,7 +264,8 @@ class TrainConfig:
         for name, known in (("model", MODELS), ("recipe", RECIPES), ("precision", PRECISIONS), ("backend", BACKENDS)):
             value = getattr(self, name)
             _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
-        for name in ("epochs", "batch_size", "checkpoint_every", "max_steps"):
+        object.__setattr__(self, "checkpoint_every", _interval("checkpoint_every", self.checkpoint_every))
+        for name in ("epochs", "batch_size", "max_steps"):
             value = getattr(self, name)
             _require(
                 value is None or (_is_int(value) and value >= 1),
@@ -253,6 +275,17 @@ class TrainConfig:
             self.lr is None or (isinstance(self.lr, (int, float)) and 0 < self.lr < float("inf")),
             f"lr must be a positive number, got {self.lr!r}",
         )
+
+    @property
+    def checkpoint_steps(self) -> int | None:
+        """Steps between checkpoints within an epoch, None where they go by time or not at all."""
+        return self.checkpoint_every if isinstance(self.checkpoint_every, int) else None
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Seconds between checkpoints within an epoch, None where they go by steps or not at all."""
+        every = self.checkpoint_every
+        return float(every[:-1]) * _UNIT_SECONDS[every[-1]] if isinstance(every, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from .device import choose_device
 from .errors import AlexNetFastError, UsageError
@@ -69,10 +71,11 @@ class Ranks:
 def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Join the process group that torchrun announces in the environment, if any, and leave it at the end.
 
-    RANK, WORLD_SIZE and LOCAL_RANK are torchrun's own interface, and the only environment this package reads.
+    What torchrun sets is its own interface, and the only environment this package reads.
 
     Raises:
         UsageError: the device is not there, or more processes than GPUs were started on a node.
+        AlexNetFastError: the processes do not reach each other, or another ended in the midst of the work.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or "RANK" not in os.environ:
@@ -92,34 +95,44 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
         torch.cuda.set_device(chosen)
     already = dist.is_initialized()
     if not already:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _meet("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise AlexNetFastError(
+            "another process of this run has ended, so this one cannot go on: with `torchrun --max-restarts N` and "
+            "--resume all are started anew from the last checkpoint"
+        ) from None
     finally:
         if not already:
             dist.destroy_process_group()
 
 
-class StopVote:
-    """Lets all ranks stop after the same step when any of them was asked to.
+def _meet(backend: str) -> None:
+    restarts, world_size = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]
+    try:
+        if restarts == "0" or os.environ.get("LOCAL_WORLD_SIZE") != world_size:
+            dist.init_process_group(backend)
+            return
+        # torchrun keeps its store over a restart, so the new processes would call at the dead ones' addresses
+        # (pytorch/pytorch issue 135712). Over several nodes the count is not the same on all; there a variable helps,
+        # see docs/training.md.
+        store, rank, _ = next(rendezvous("env://"))
+        dist.init_process_group(
+            backend, store=PrefixStore(f"restart-{restarts}", store), rank=rank, world_size=int(world_size)
+        )
+    except RuntimeError as error:
+        raise AlexNetFastError(
+            f"the processes of this run do not reach each other ({str(error).splitlines()[0]}): check that every node "
+            "reaches MASTER_ADDR and MASTER_PORT, and GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME where there are several "
+            "networks"
+        ) from None
 
-    The answer to a step's question is read at the next one, so nobody waits for it.
-    """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._alone = ranks.world_size == 1
-        self._group: Any = None if self._alone else dist.new_group(backend="gloo")
-        self._asked: tuple[torch.Tensor, Any] | None = None
-
-    def __call__(self, wish: int) -> int:
-        """Pass this rank's wish (0: go on, else a signal's number); the answer is the highest wish of one step ago."""
-        if self._alone:
-            return wish
-        answer = 0
-        if self._asked is not None:
-            flag, work = self._asked
-            work.wait()
-            answer = int(flag.item())
-        flag = torch.tensor([wish])
-        self._asked = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True))
-        return answer
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed since its other side is gone; gloo tells that by words alone."""
+    return isinstance(error, dist.DistError) or any(
+        words in str(error) for words in ("closed by peer", "reset by peer", "Broken pipe", "Socket closed")
+    )

@@ -15,7 +15,9 @@ from .errors import UsageError
 from .precision import measured_gain
 from .run_folder import RunFolder, default_run_dir
 from .shards import DatasetInfo, read_dataset_info
-from .training import Stops, Trainer
+from .stopping import Stops
+from .training import Trainer
+from .training_log import duration
 from .training_plan import Plan, Say, apply_loader_settings, differences, make_plan, resume_command
 
 _WAIT_WORTH_A_WORD = 0.2
@@ -63,8 +65,8 @@ class TrainResult:
                 f"{sum(waits) / len(waits):.0%} of the training time went by waiting for data: "
                 f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
             )
-        warm_up = f" ({_duration(self.warm_up_seconds)} of warm-up)" if self.warm_up_seconds else ""
-        lines.append(f"{self.step} steps in {_duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
+        warm_up = f" ({duration(self.warm_up_seconds)} of warm-up)" if self.warm_up_seconds else ""
+        lines.append(f"{self.step} steps in {duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
         if self.best is not None:
             lines.append(f"next: alexnet-fast evaluate {_quote(self.run_dir)} {_quote(self.dataset)}")
         return "\n".join(lines)
@@ -226,10 +228,3 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
 
 def _quote(path: Path | str) -> str:
     return shlex.quote(str(path))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from .augment import uniform
 from .checkpoint import save_checkpoint
 from .config import LoaderConfig
-from .distributed import Ranks, StopVote
+from .distributed import Ranks
 from .errors import AlexNetFastError, DamagedDataError, StoppedError
 from .loaders import Batch, Loader, open_loader
 from .models import create_model
@@ -29,44 +28,14 @@ from .recipes import Plateau, learning_rate, training_size
 from .run_folder import CURVES, RunFolder
 from .scoring import score
 from .shards import DatasetInfo
+from .stopping import Stops, Vote
+from .training_log import epoch_line, step_note
 from .training_plan import Plan, resume_command
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 _LOG_EVERY = {"cpu": 1}  # steps between looks at the loss; a look at a GPU's waits for it, so there it is rare
 _LOG_EVERY_ELSEWHERE = 50
 _STEP_STREAM = 2000
 _DRAW_SECONDS = 20.0  # a drawing costs about a second of CPU; after each of many short epochs that would tell
-
-
-class Stops:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second Ctrl-C ends at once.
-
-    Outside the main thread, where Python allows no handlers, nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.wish = 0
-        self._old: dict[int, Any] = {}
-
-    def _take(self, number: int, frame: object) -> None:
-        if self.wish and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.wish = number
-
-    def __enter__(self) -> Stops:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -101,7 +70,7 @@ class Trainer:
         own_copy = plan.precision.name == "bf16" and ranks.device.type == "cpu" and ranks.world_size == 1
         self.copy = WorkingCopy(self.model, plan.precision) if own_copy else None
         self.forward = self._wrap(self.model if self.copy is None else self.copy.network)
-        self.vote = StopVote(ranks)
+        self.vote = Vote(ranks)
         self.plateau = Plateau()
         self.epoch = self.step = 0
         self.rows: list[dict[str, Any]] = []
@@ -111,7 +80,8 @@ class Trainer:
         self.epoch_seconds = self.epoch_wait = 0.0
         self._timed_steps = 0
         self._drawn_at = time.monotonic()
-        self._started_at = time.perf_counter()
+        self._started_at = self._saved_at = time.perf_counter()
+        self._between_epochs = 0.0  # seconds that the last validation and checkpoint took
         self._train_loader: Loader | None = None
         self._val_loader: Loader | None = None
 
@@ -186,15 +156,22 @@ class Trainer:
                 progress.advance(plan.recipe.batch_size)
                 if self.step % log_every == 0:
                     self._look(progress)
-                if stop := self.vote(self.stops.wish):
+                stop, save = self.vote(self.stops.wish, self._is_save_due())
+                if stop:
                     self._stop(stop)
                 done = self.step % plan.steps_per_epoch == 0
                 if self.step >= plan.stop_at and not done:
                     self.save()
                     return
-                if plan.config.checkpoint_every and self.step % plan.config.checkpoint_every == 0 and not done:
+                every = plan.config.checkpoint_steps
+                if not done and (save or (every is not None and self.step % every == 0)):
                     self.save()
         self._end_epoch(rate)
+
+    def _is_save_due(self) -> bool:
+        """By this rank's clock."""
+        seconds = self.plan.config.checkpoint_seconds
+        return seconds is not None and time.perf_counter() - self._saved_at >= seconds
 
     def _timed(self, loader: Loader) -> Iterator[Batch]:
         """The batches, with the time of the epoch and the share of it spent waiting for them taken down.
@@ -233,6 +210,7 @@ class Trainer:
         plan = self.plan
         loss, hits = self._epoch_means()
         self._check(loss)
+        begin = time.perf_counter()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "train_loss": loss, "train_top1": hits}
         row |= self._validate()
         speed = self._timed_steps * plan.recipe.batch_size / self.epoch_seconds if self._timed_steps else None
@@ -250,6 +228,7 @@ class Trainer:
         self.epoch_seconds = self.epoch_wait = 0.0
         self._timed_steps = 0
         self.save(best=self.best_row() is row)
+        self._between_epochs = time.perf_counter() - begin
         self._report(row)
 
     def _epoch_means(self) -> tuple[float, float]:
@@ -315,7 +294,18 @@ class Trainer:
         loss, hits = (self.sums / n).tolist()
         self._check(loss)
         wait = self.epoch_wait / self.epoch_seconds if self.epoch_seconds else 0.0
-        progress.note(f"loss {loss:.3f}, top-1 {hits:.1%}, waiting for data {wait:.0%}")
+        progress.note(step_note(loss, hits, wait, self._seconds_left()))
+
+    def _seconds_left(self) -> float | None:
+        """Until the end of the run at the pace of this epoch, or of the last; None before there is one."""
+        plan, steps = self.plan, self.plan.stop_at - self.step
+        if self._timed_steps:
+            pace = self.epoch_seconds / self._timed_steps
+        elif self.rows:
+            pace = self.rows[-1]["seconds"] / plan.steps_per_epoch
+        else:
+            return None
+        return steps * pace + math.ceil(steps / plan.steps_per_epoch) * self._between_epochs
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -327,15 +317,7 @@ class Trainer:
             )
 
     def _report(self, row: Mapping[str, Any]) -> None:
-        parts = [f"epoch {row['epoch']}/{self.plan.recipe.epochs}: loss {row['train_loss']:.4f}"]
-        parts.append(f"top-1 {row['train_top1']:.2%}")
-        if row["val_top1"] is not None:
-            parts.append(
-                f"validation loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}, top-5 {row['val_top5']:.2%}"
-            )
-        speed = f"{row['images_per_s']:,.1f} pictures/s" if row["images_per_s"] else "warm-up only"
-        parts.append(f"{speed}, waiting for data {row['data_wait']:.0%}, rate {row['lr']:.2g}")
-        self.say("; ".join(parts))
+        self.say(epoch_line(row, self.plan.recipe.epochs, self._seconds_left()))
         if self.folder is not None:
             self.folder.write_rows(self.rows)
             self.folder.log_to_tensorboard(row, first=len(self.rows) == 1)
@@ -373,7 +355,7 @@ class Trainer:
         self._check(float(sums[0]))
         now = time.perf_counter()
         self.seconds += now - self._started_at
-        self._started_at = now
+        self._started_at = self._saved_at = now
         if self.folder is not None:
             save_checkpoint(self.folder.path, self._state(sums), best=best)
         self.ranks.barrier()

@@ -151,7 +151,7 @@ def resume_command(config: TrainConfig, run_dir: Path) -> str:
     ):  # fmt: skip
         value = getattr(config, name)
         if value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += [f"--{name.replace('_', '-')}", "epoch" if value is None else str(value)]
     for name in ("pin_memory", "compile"):
         if getattr(config, name) != "auto":
             words += [f"--{name.replace('_', '-')}", "on" if getattr(config, name) else "off"]

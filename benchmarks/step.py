@@ -28,7 +28,8 @@ from alexnet_fast.distributed import Ranks
 from alexnet_fast.models import count_parameters, forward_flops
 from alexnet_fast.run_folder import hardware, versions
 from alexnet_fast.shards import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info, write_file_atomically
-from alexnet_fast.training import Stops, Trainer
+from alexnet_fast.stopping import Stops
+from alexnet_fast.training import Trainer
 from alexnet_fast.training_plan import make_plan
 
 

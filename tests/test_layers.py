@@ -26,7 +26,7 @@ LAYERS = [
         "plan", "target", "shardwork", "ray_engine", "loaders", "models", "recipes", "checkpoint", "distributed",
         "precision",
     },
-    {"optimization", "scoring", "run_folder", "training_plan", "training"},
+    {"optimization", "scoring", "run_folder", "training_plan", "training_log", "stopping", "training"},
     {
         "train", "bench", "pack", "verify", "inspection", "evaluate", "evaluation_report", "predict", "demo", "export",
         "doctor",

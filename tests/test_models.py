@@ -78,6 +78,11 @@ def test_owt_and_torchvision_take_each_others_weights():
         images = torch.randn(2, 3, 224, 224)
         ours.load_state_dict(theirs.state_dict())
         torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
+        # And learn alike to the bit, though ours pools before ReLU.
+        for model in (ours, theirs):
+            torch.nn.functional.cross_entropy(model(images), torch.tensor([1, 3])).backward()
+        for mine, theirs_ in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs_.grad, rtol=0, atol=0)
         other = torchvision.models.alexnet(num_classes=5).eval()
         other.load_state_dict(ours.state_dict())
         torch.testing.assert_close(other(images), theirs(images), rtol=0, atol=0)

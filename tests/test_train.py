@@ -13,6 +13,7 @@ from conftest import make_samples, pack_pictures
 from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
 from alexnet_fast.checkpoint import load_checkpoint, load_run
 from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.training_log import duration
 
 # 1/16 of the channels at 32 pixels: 0.1 M parameters, a step of some milliseconds.
 SMALL = {"width": 0.0625, "dropout": 0.3, "ema": 0.5}
@@ -127,6 +128,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(packed_small, tmp_path
     assert_same(whole.rows, result.rows)
 
 
+@pytest.mark.parametrize(("every", "previous"), [("0.001s", 5), (2, 4), ("epoch", 3)])
+def test_checkpoints_within_an_epoch_go_by_time_or_steps(packed_small, tmp_path, every, previous):
+    result, _ = quietly(small_config(packed_small, tmp_path / "run", checkpoint_every=every))
+    assert result.step == 6  # two epochs of three
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 6
+    assert load_checkpoint(tmp_path / "run" / "previous.pt")["step"] == previous
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pt")) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_the_log_says_how_long_the_run_has_to_go(packed_small, tmp_path):
+    _, lines = quietly(small_config(packed_small, tmp_path / "run"))
+    first, last = (line for line in lines if line.startswith("epoch "))
+    assert first.endswith(" s left") and not last.endswith("left")
+    assert duration(0.25) == "0.2 s" and duration(245) == "4 min 5 s" and duration(7620) == "2 h 7 min"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -174,6 +191,8 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
     for change, message in (
         ({"dataset": tmp_path / "nowhere"}, "not a packed data set"),
         ({"batch_size": 54}, "more than the 53 training pictures"),
+        ({"checkpoint_every": "soon"}, "a number of steps, a time such as 90s, 10m or 1h, or epoch, got 'soon'"),
+        ({"checkpoint_every": "-5m"}, "checkpoint_every must be"),
         ({"overrides": {"colour": 1}}, "no hyper-parameter is called 'colour'"),
         ({"overrides": {"ema": 1.0}}, "ema must be a number from 0 below 1"),
         ({"model": "alexnet-bn", "batch_size": 1}, "two pictures or more"),

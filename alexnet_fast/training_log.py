@@ -1,0 +1,32 @@
+"""The words in which a run tells how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def step_note(loss: float, top1: float, wait: float, seconds_left: float | None) -> str:
+    """What stands beside the bar of an epoch: means of the epoch so far, and when the whole run will be done."""
+    left = f", {duration(seconds_left)} left of the run" if seconds_left else ""
+    return f"loss {loss:.3f}, top-1 {top1:.1%}, waiting for data {wait:.0%}{left}"
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int, seconds_left: float | None) -> str:
+    """The line of the log that ends an epoch; `row` is that of metrics.jsonl."""
+    parts = [f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, top-1 {row['train_top1']:.2%}"]
+    if row["val_top1"] is not None:
+        parts.append(f"validation loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}, top-5 {row['val_top5']:.2%}")
+    speed = f"{row['images_per_s']:,.1f} pictures/s" if row["images_per_s"] else "warm-up only"
+    parts.append(f"{speed}, waiting for data {row['data_wait']:.0%}, rate {row['lr']:.2g}")
+    if seconds_left:
+        parts.append(f"{duration(seconds_left)} left")
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """'12.3 s', '4 min 5 s' or '2 h 7 min'."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
