@@ -88,7 +88,7 @@ def _page(result: EvalResult) -> str:
         _tiles(result),
     ]
     if rows:
-        image = _drawn(lambda path: plot_curves(rows, path, title="Training"))
+        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title="Training"))
         parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
     parts += ["<h2>Most confused</h2>", _confused(result, names)]
     parts += ["<h2>Classes</h2>", _classes(result, names)]
@@ -98,7 +98,7 @@ def _page(result: EvalResult) -> str:
         '<p class="soft">Each row is a true class; its cells are the shares that were taken for each class'
         + (", in per cent." if len(names) <= 20 else ".")
         + "</p>",
-        _drawn(lambda path: plot_confusion(counts, names, path, title="")),
+        _drawn("Confusion matrix", lambda path: plot_confusion(counts, names, path, title="")),
     ]
     parts += _pictures(result, names)
     title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
@@ -144,11 +144,11 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _drawn(draw: Callable[[Path], None]) -> str:
+def _drawn(words: str, draw: Callable[[Path], None]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plot.png"
         draw(path)
-        return f'<img class="plot" alt="" src="{_data("image/png", path.read_bytes())}">'
+        return f'<img class="plot" alt="{_text(words)}" src="{_data("image/png", path.read_bytes())}">'
 
 
 def _data(kind: str, content: bytes) -> str:

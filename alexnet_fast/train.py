@@ -47,6 +47,8 @@ class TrainResult:
 
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
+        from .plots import fit_verdict
+
         lines = []
         if self.best is not None:
             lines.append(
@@ -57,6 +59,8 @@ class TrainResult:
             lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; no val split, so nothing was validated")
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
+        if self.finished and self.best is not None:
+            lines.append(fit_verdict(self.rows))
         waits = [row["data_wait"] for row in self.rows]
         if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD:
             lines.append(

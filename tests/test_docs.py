@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def shown_commands(page):
     code += ["\n".join(re.findall(r"^ {4}(.*)$", text, re.MULTILINE))]
     for block in code:
         for line in block.splitlines():
-            match = re.match(r"\s*(?:\$ )?(?:python -m alexnet_fast|alexnet-fast)\s+(.*)", line)
+            match = re.match(r"\s*(?:\$ |Example: )?(?:python -m alexnet_fast|alexnet-fast)\s+(.*)", line)
             if match:
                 yield shlex.split(match[1].split("  ")[0], comments=True)
 
@@ -46,6 +47,22 @@ def test_every_command_and_option_shown_exists(page):
         for word in words[1:]:
             if word.startswith("--"):
                 assert word.split("=")[0].rstrip("]") in known | {"--help"}, f"{page.name} shows {words}"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ does not come with this copy")
+def test_the_page_of_the_command_line_shows_what_help_shows():
+    made = runpy.run_path(str(ROOT / "tools" / "make_cli_page.py"))["page"]()
+    shown = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (.+)$", shown, re.MULTILINE)) == set(COMMANDS)
+    # The very lines, so that a difference is shown as one; typer of another version may lay them out otherwise.
+    assert shown.splitlines() == made.splitlines(), "run tools/make_cli_page.py"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ does not come with this copy")
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, f"docs/README.md does not list {page.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
