@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,10 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+ON_OFF = ("auto", "on", "off")
+
+
+def _one_of(option: str, values: Sequence[str], help: str) -> Any:
+    """An option that takes one of `values`, which the shell completes; whether it was one is the library's to say."""
+    return typer.Option(
+        option, metavar="|".join(values), help=help,
+        autocompletion=lambda incomplete: [value for value in values if value.startswith(incomplete)],
+    )  # fmt: skip
+
 
 DatasetArg = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, checkpoint, or an AlexNet's weights.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
+DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -69,14 +80,12 @@ def pack(
     workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the shuffle.")] = 0,
     on_bad_image: Annotated[
-        str, typer.Option("--on-bad-image", metavar="error|skip", help="What to do with what cannot be decoded.")
+        str, _one_of("--on-bad-image", ("error", "skip"), "What to do with what cannot be decoded.")
     ] = "error",
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Pictures per split, for trials.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="local|ray", help="Where the shards are written.")
-    ] = "local",
+    engine: Annotated[str, _one_of("--engine", ("local", "ray"), "Where the shards are written.")] = "local",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
 ) -> None:
     """Write the pictures of SOURCE into LMDB shards in DATASET.
@@ -132,7 +141,7 @@ def inspect(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which pictures the grid shows.")] = 0,
     image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Of --augmented, pixels.")] = 224,
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Of --augmented.")] = "auto",
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Of --augmented.")] = "auto",
 ) -> None:
     """Say what DATASET holds, and draw a grid of its pictures.
 
@@ -155,8 +164,8 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", metavar="RUN", help="Run folder; runs/NAME if not given.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", metavar="|".join(MODELS), help="Network.")] = "alexnet",
-    recipe: Annotated[str, typer.Option("--recipe", metavar="|".join(RECIPES), help="Hyper-parameters.")] = "fast",
+    model: Annotated[str, _one_of("--model", MODELS, "Network.")] = "alexnet",
+    recipe: Annotated[str, _one_of("--recipe", RECIPES, "Hyper-parameters.")] = "fast",
     epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Recipe's if not given.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Over all devices.")] = None,
     image_size: Annotated[
@@ -167,15 +176,11 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; may be repeated."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="|".join(PRECISIONS), help="Of the arithmetic.")
-    ] = "auto",
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Loader.")] = "auto",
+    precision: Annotated[str, _one_of("--precision", PRECISIONS, "Of the arithmetic.")] = "auto",
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
     num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
-    pin_memory: Annotated[
-        str, typer.Option("--pin-memory", metavar="auto|on|off", help="Matters with CUDA only.")
-    ] = "auto",
-    compile: Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="torch.compile.")] = "auto",
+    pin_memory: Annotated[str, _one_of("--pin-memory", ON_OFF, "Matters with CUDA only.")] = "auto",
+    compile: Annotated[str, _one_of("--compile", ON_OFF, "torch.compile.")] = "auto",
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of weights, order and crops.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run-dir.")] = False,
@@ -229,9 +234,7 @@ def bench_loader(
     persistent_workers: Annotated[
         bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
     ] = True,
-    model: Annotated[
-        str, typer.Option("--model", metavar="|".join((*MODELS, "none")), help="Whose demand to measure.")
-    ] = "alexnet",
+    model: Annotated[str, _one_of("--model", (*MODELS, "none"), "Whose demand to measure.")] = "alexnet",
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
     ] = None,
@@ -269,11 +272,11 @@ def evaluate(
     run: RunArg,
     dataset: DatasetArg,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Must have labels.")] = "val",
-    tta: Annotated[str, typer.Option("--tta", metavar="none|flip|ten-crop", help="Average over views.")] = "none",
+    tta: Annotated[str, _one_of("--tta", ("none", "flip", "ten-crop"), "Average over views.")] = "none",
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write an HTML report here.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="At a time.")] = 128,
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Loader.")] = "auto",
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
     num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
     device: DeviceOption = "auto",
 ) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _SIDE = 112  # pixels of a picture on the page
 _SHOWN = 24  # right pictures, and as many wrong ones
-_PAIRS = 15
+_PAIRS = 12
+_NUMBERS = ("top-5", "precision", "pictures")  # columns that are aligned at the right
 
 _STYLE = """
 :root { --ink:#1f2937; --soft:#6b7280; --line:#e5e7eb; --paper:#ffffff; --card:#f9fafb; --good:#15803d; --bad:#b91c1c;
@@ -41,10 +42,10 @@ img.plot { max-width:100%; height:auto; border:1px solid var(--line); border-rad
 table { border-collapse:collapse; width:100%; font-size:14px }
 th { position:sticky; top:0; background:var(--card); text-align:left; cursor:pointer; user-select:none }
 th,td { padding:6px 12px; border-bottom:1px solid var(--line) }
-td.n { text-align:right; font-variant-numeric:tabular-nums }
+td.n,th.n { text-align:right; font-variant-numeric:tabular-nums }
 .bar { display:inline-block; height:10px; background:var(--bar); border-radius:3px; vertical-align:middle }
 .rail { display:inline-block; width:140px; background:var(--line); border-radius:3px; line-height:10px }
-.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(130px,1fr)); gap:14px }
+.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(124px,1fr)); gap:14px }
 figure { margin:0; font-size:12.5px; line-height:1.3 } figure img { width:112px; height:112px; object-fit:contain;
   background:var(--card); border-radius:6px; display:block; margin-bottom:4px }
 .good { color:var(--good) } .bad { color:var(--bad) }
@@ -88,7 +89,7 @@ def _page(result: EvalResult) -> str:
         _tiles(result),
     ]
     if rows:
-        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title="Training"))
+        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title=None, verdict=False))
         parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
     parts += ["<h2>Most confused</h2>", _confused(result, names)]
     parts += ["<h2>Classes</h2>", _classes(result, names)]
@@ -160,7 +161,7 @@ def _bar(share: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
-    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
+    head = "".join(f'<th class="n">{_text(h)}</th>' if h in _NUMBERS else f"<th>{_text(h)}</th>" for h in heads)
     return (
         f'<div class="scroll"><table class="sort"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

@@ -84,7 +84,9 @@ def style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
 # The curves of a run
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: str = "Training") -> None:
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: str | None = "Training", verdict: bool = True
+) -> None:
     """Draw a run as four panels: loss, accuracy, learning rate, and speed with the share of time spent on data.
 
     Args:
@@ -92,6 +94,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: s
             images_per_s, data_wait (share of the time, 0 to 1). Validation's may be missing or None.
         path: PNG (or PDF, SVG) to write.
         title: above the panels; the run's name.
+        verdict: write below the panels how the run fits.
     """
     figure = new_figure(11, 7, title)
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
@@ -107,7 +110,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: s
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if len(set(epochs)) == 1:  # a single point needs room to be seen
             axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    if rows:
+    if rows and verdict:
         words = "\n".join(textwrap.wrap(fit_verdict(rows), 150))
         figure.supxlabel(words, fontsize=9, color=INK, x=0.01, ha="left")
     save(figure, path)

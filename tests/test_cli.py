@@ -89,11 +89,14 @@ def test_completion_is_offered_for_the_usual_shells():
             "--show-completion", env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "SHELL": shell}
         )
         assert "Traceback" not in done.stderr
-    words = start(
-        env={**os.environ, "_ALEXNET_FAST_COMPLETE": "complete_bash", "COMP_WORDS": "alexnet-fast e", "COMP_CWORD": "1"}
-    )
-    if words.stdout:
-        assert set(words.stdout.split()) >= {"evaluate", "export"}
+    for words, count, offered in (
+        ("alexnet-fast e", 1, {"evaluate", "export"}),
+        ("alexnet-fast train --model alexnet-", 3, {"alexnet-bn", "alexnet-paper", "alexnet-owt"}),
+    ):
+        done = start(
+            env={**os.environ, "_ALEXNET_FAST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        )
+        assert set(done.stdout.split()) == offered
 
 
 MISTAKES = [
