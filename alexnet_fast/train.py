@@ -34,6 +34,7 @@ class TrainResult:
         seconds: wall time of the run, over all its starts; of them warm_up_seconds until the end of the last start's
             first step: workers, compilation, first allocations.
         dataset: that it trained on.
+        loader_measured: the loader's settings are a measurement's, so that there is no point in asking for one.
     """
 
     run_dir: Path
@@ -44,6 +45,7 @@ class TrainResult:
     seconds: float
     warm_up_seconds: float
     dataset: Path
+    loader_measured: bool = False
 
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
@@ -62,7 +64,7 @@ class TrainResult:
         if self.finished and self.best is not None:
             lines.append(fit_verdict(self.rows))
         waits = [row["data_wait"] for row in self.rows]
-        if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD:
+        if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD and not self.loader_measured:
             lines.append(
                 f"{sum(waits) / len(waits):.0%} of the training time went by waiting for data: "
                 f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
@@ -203,6 +205,7 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     result = TrainResult(
         run_dir=folder.path, rows=rows, best=best, finished=trainer.step >= plan.total_steps, step=trainer.step,
         seconds=trainer.seconds, warm_up_seconds=trainer.warm_up_seconds, dataset=Path(plan.config.dataset),
+        loader_measured=plan.config.loader_settings is not None,
     )  # fmt: skip
     folder.write_summary(
         {

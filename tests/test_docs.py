@@ -85,6 +85,16 @@ def test_the_reader_of_the_format_page_reads_what_pack_writes(packed):
         assert list(scope["read_split"](packed, split)) == expected
 
 
+def test_both_readmes_show_the_same_runs_and_pictures():
+    shown = []
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        runs = re.findall(r"^    \$ alexnet-fast .*\n(?:^    .*\n|^\n(?=    ))*", text, re.MULTILINE)
+        shown.append([*runs, *re.findall(r"!\[[^\]]+\]\((docs/[^)]+)\)", text)])
+    assert len(shown[0]) > 5
+    assert shown[0] == shown[1]
+
+
 def test_the_changelog_has_the_version():
     assert f"## {af.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
