@@ -261,7 +261,7 @@ def class_lines(result: EvalResult, most: int = 5) -> list[str]:
     order = sorted(share, key=lambda label: share[label])
     lines = [f"hardest classes: {_listed(order[:most], share, names)}"]
     lines.append(f"easiest classes: {_listed(order[::-1][:most], share, names)}")
-    pairs = confused_pairs(result, most)
+    pairs = confused_pairs(result, 3)  # more would not fit on a line
     if pairs:
         words = "; ".join(f"{names[t]} for {names[p]} {part:.0%}" for t, p, _, part in pairs)
         lines.append(f"most often taken wrongly: {words}")
