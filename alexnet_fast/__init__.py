@@ -35,6 +35,8 @@ _HOME = {
     "create_model": "models",
     "epoch_order": "order",
     "evaluate": "evaluate",
+    "export": "export",
+    "inspect": "inspection",
     "open_loader": "loaders",
     "pack": "pack",
     "predict": "predict",
@@ -60,6 +62,8 @@ __all__ = [
     "create_model",
     "epoch_order",
     "evaluate",
+    "export",
+    "inspect",
     "open_loader",
     "pack",
     "predict",
@@ -78,6 +82,8 @@ if TYPE_CHECKING:
     from .errors import DamagedDataError as DamagedDataError
     from .errors import UsageError as UsageError
     from .evaluate import evaluate as evaluate
+    from .export import export as export
+    from .inspection import inspect as inspect
     from .loaders import Batch as Batch
     from .loaders import Loader as Loader
     from .loaders import open_loader as open_loader

@@ -6,17 +6,18 @@ Heavy imports stay inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from . import __version__
-from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES, SOURCE_FORMATS
-from .errors import AlexNetFastError, UsageError
+from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES
+from .errors import AlexNetFastError
+from .options import parse_list, parse_overrides, parse_size, parse_whole_numbers, parse_workers
 
 app = typer.Typer(
     name="alexnet-fast",
@@ -29,48 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+ON_OFF = ("auto", "on", "off")
+
+
+def _one_of(option: str, values: Sequence[str], help: str) -> Any:
+    """An option that takes one of `values`, which the shell completes; whether it was one is the library's to say."""
+    return typer.Option(
+        option, metavar="|".join(values), help=help,
+        autocompletion=lambda incomplete: [value for value in values if value.startswith(incomplete)],
+    )  # fmt: skip
+
 
 DatasetArg = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`.")]
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint file in one.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
-
-
-def parse_size(text: str) -> int:
-    """Bytes in '1GiB', '64MiB', '500MB', '1048576'."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"a size is a number with an optional unit, such as 1GiB or 500MB: got {text!r}")
-    power = " kmgt".index(match[2].lower() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def parse_workers(text: str) -> int | Literal["auto"]:
-    """'auto' or a whole number from 0 up."""
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal():
-        raise UsageError(f"a number of workers is auto or a whole number from 0 up: got {text!r}")
-    return int(text)
-
-
-def parse_list(text: str | None) -> tuple[str, ...] | None:
-    """The parts of 'a,b,c'; None for None."""
-    if text is None:
-        return None
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not parts:
-        raise UsageError("an empty list was given: name at least one value, separated by commas")
-    return parts
-
-
-def parse_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """The numbers of '0,1,2'; None for None."""
-    parts = parse_list(text)
-    if parts is None:
-        return None
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{option} takes whole numbers separated by commas: got {text!r}")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, checkpoint, or an AlexNet's weights.")]
+DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,27 +61,33 @@ def pack(
         str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of pictures, or a URL of one.")
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
-    split: Annotated[list[str] | None, typer.Option("--split", help="Pack only this one; may be repeated.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="NAME", help="Pack only this split; may be repeated.")
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
-            "--format", metavar="|".join(SOURCE_FORMATS), help="Kind of source, where looking at it is not enough."
+            "--format",
+            metavar="KIND",
+            help="ilsvrc2012, kaggle, tiny-imagenet, imagefolder, webdataset or parquet; auto looks at SOURCE.",
         ),
     ] = "auto",
-    shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Size to cut shards at.")] = "1GiB",
+    shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Where to cut shards.")] = "1GiB",
     resize_shorter: Annotated[
-        int | None, typer.Option("--resize-shorter", min=1, help="Shrink the shorter side to N pixels.")
+        int | None, typer.Option("--resize-shorter", metavar="N", min=1, help="Shrink the shorter side to N pixels.")
     ] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG quality of what is re-encoded.")] = 95,
+    quality: Annotated[
+        int, typer.Option("--quality", metavar="N", min=1, max=100, help="Of what is encoded anew, as JPEG's.")
+    ] = 95,
     workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the shuffle.")] = 0,
     on_bad_image: Annotated[
-        str, typer.Option("--on-bad-image", metavar="error|skip", help="What to do with what cannot be decoded.")
+        str, _one_of("--on-bad-image", ("error", "skip"), "What to do with what cannot be decoded.")
     ] = "error",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Pictures per split, for trials.")] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="local|ray", help="Where the shards are written.")
-    ] = "local",
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Pictures per split, for trials.")
+    ] = None,
+    engine: Annotated[str, _one_of("--engine", ("local", "ray"), "Where the shards are written.")] = "local",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
 ) -> None:
     """Write the pictures of SOURCE into LMDB shards in DATASET.
@@ -134,7 +113,9 @@ def verify(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture as well.")] = False,
     workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
 ) -> None:
-    """Read every record of DATASET against its index; exit 1 and name what is wrong.
+    """Check every record of DATASET against its index.
+
+    Exits with 1 and names each bad record where something is wrong.
 
     Example: alexnet-fast verify data/tiny
     """
@@ -151,16 +132,22 @@ def verify(
 @app.command()
 def inspect(
     dataset: DatasetArg,
-    split: Annotated[str | None, typer.Option("--split", help="Split for the grid; the first if not given.")] = None,
-    grid: Annotated[Path | None, typer.Option("--grid", help="Write a PNG of labelled pictures here.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Of the grid; train if not given.")
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option("--grid", metavar="FILE", help="Write a PNG of labelled pictures here.")
+    ] = None,
     augmented: Annotated[
         bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures the grid shows.")] = 0,
-    image_size: Annotated[int, typer.Option("--image-size", help="Of --augmented, pixels.")] = 224,
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Of --augmented.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which pictures the grid shows.")] = 0,
+    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Of --augmented, pixels.")] = 224,
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Of --augmented.")] = "auto",
 ) -> None:
-    """Print what DATASET holds: splits, sizes, class balance, what pack changed; draw a grid of it.
+    """Say what DATASET holds, and draw a grid of its pictures.
+
+    Splits, sizes, class balance, and what pack changed of the pictures.
 
     Example: alexnet-fast inspect data/tiny --grid tiny.png --augmented
     """
@@ -176,36 +163,44 @@ def inspect(
 @app.command()
 def train(
     dataset: DatasetArg,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Run folder; runs/NAME if not given.")] = None,
-    model: Annotated[str, typer.Option("--model", metavar="|".join(MODELS))] = "alexnet",
-    recipe: Annotated[str, typer.Option("--recipe", metavar="|".join(RECIPES))] = "fast",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Recipe's if not given.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Over all devices.")] = None,
-    image_size: Annotated[int, typer.Option("--image-size", help="Side of the network's input, pixels.")] = 224,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", metavar="RUN", help="Run folder; runs/NAME if not given.")
+    ] = None,
+    model: Annotated[str, _one_of("--model", MODELS, "Network.")] = "alexnet",
+    recipe: Annotated[str, _one_of("--recipe", RECIPES, "Hyper-parameters.")] = "fast",
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Recipe's if not given.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Over all devices.")] = None,
+    image_size: Annotated[
+        int, typer.Option("--image-size", metavar="N", help="Side of the network's input, pixels.")
+    ] = 224,
+    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; may be repeated."),
     ] = None,
-    precision: Annotated[str, typer.Option("--precision", metavar="|".join(PRECISIONS))] = "auto",
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS), help="Loader.")] = "auto",
-    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N")] = "auto",
-    pin_memory: Annotated[str, typer.Option("--pin-memory", metavar="auto|on|off")] = "auto",
-    compile: Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="torch.compile.")] = "auto",
+    precision: Annotated[str, _one_of("--precision", PRECISIONS, "Of the arithmetic.")] = "auto",
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
+    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
+    pin_memory: Annotated[str, _one_of("--pin-memory", ON_OFF, "Matters with CUDA only.")] = "auto",
+    compile: Annotated[str, _one_of("--compile", ON_OFF, "torch.compile.")] = "auto",
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of weights, order and crops.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run-dir.")] = False,
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", metavar="STEPS|TIME|epoch", help="Within epochs: 500, 90s, 10m, 1h.")
     ] = "10m",
     loader_settings: Annotated[
-        Path | None, typer.Option("--loader-settings", help="bench-loader.json whose recommendation to use.")
+        Path | None, typer.Option("--loader-settings", metavar="FILE", help="bench-loader.json to take settings from.")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Stop after so many steps in all.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", metavar="N", help="Stop after so many steps in all.")
+    ] = None,
 ) -> None:
-    """Train an AlexNet on DATASET and leave weights, metrics and curves in a run folder.
+    """Train an AlexNet on DATASET.
 
-    Example: alexnet-fast train data/tiny --run-dir runs/tiny --epochs 5 --image-size 64
+    Weights, metrics and curves go into a run folder; a run that was ended goes on with --resume.
+
+    Example: alexnet-fast train data/tiny --image-size 64 --run-dir runs/tiny
     """
     from .config import TrainConfig
     from .train import train as run
@@ -213,28 +208,13 @@ def train(
     result = run(
         TrainConfig(
             dataset=dataset, run_dir=run_dir, model=model, recipe=recipe, epochs=epochs, batch_size=batch_size, lr=lr,
-            overrides=_parse_overrides(override), image_size=image_size, precision=precision, backend=backend,
+            overrides=parse_overrides(override), image_size=image_size, precision=precision, backend=backend,
             num_workers=parse_workers(num_workers), pin_memory=pin_memory, compile=compile, device=device, seed=seed,
             resume=resume, checkpoint_every=checkpoint_every, loader_settings=loader_settings, max_steps=max_steps,
         )
     )  # fmt: skip
     if result is not None:  # ranks other than 0 have nothing to say
         typer.echo(result.closing_lines())
-
-
-def _parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    import json
-
-    overrides = {}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set takes NAME=VALUE: got {pair!r}")
-        try:
-            overrides[name.replace("-", "_")] = json.loads(text)
-        except ValueError:
-            overrides[name.replace("-", "_")] = text
-    return overrides
 
 
 @app.command("bench-loader")
@@ -249,26 +229,28 @@ def bench_loader(
     pin_memory: Annotated[
         str | None, typer.Option("--pin-memory", metavar="on,off", help="Matters with CUDA only.")
     ] = None,
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M")] = "128",
-    image_size: Annotated[int, typer.Option("--image-size", help="Pixels.")] = 224,
-    seconds: Annotated[float, typer.Option("--seconds", help="Measuring time a cell.")] = 5.0,
-    prefetch: Annotated[int, typer.Option("--prefetch", min=1, help="Batches ahead, per worker.")] = 2,
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M", help="One or several.")] = "128",
+    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Pixels.")] = 224,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measuring time a cell.")] = 5.0,
+    prefetch: Annotated[int, typer.Option("--prefetch", metavar="N", min=1, help="Batches ahead, per worker.")] = 2,
     persistent_workers: Annotated[
         bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
     ] = True,
-    model: Annotated[
-        str, typer.Option("--model", metavar="|".join((*MODELS, "none")), help="Whose demand to measure.")
-    ] = "alexnet",
+    model: Annotated[str, _one_of("--model", (*MODELS, "none"), "Whose demand to measure.")] = "alexnet",
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds after which a silent cell is hung.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="A cell silent for so many seconds is hung.")
+    ] = 120.0,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write .json, .md and .png here.")] = None,
 ) -> None:
-    """Measure how fast DATASET is read for every setting; say which is best here, and why.
+    """Measure how fast each loader setting reads DATASET, and why.
 
-    Example: alexnet-fast bench-loader data/tiny --num-workers 0,1,2,4 --out bench
+    Says which setting is best here, whether more workers help, and what holds the others up.
+
+    Example: alexnet-fast bench-loader data/tiny --image-size 64 --out bench
     """
     from .bench import bench_loader as run
     from .config import BenchConfig, on_off_auto
@@ -291,13 +273,13 @@ def bench_loader(
 def evaluate(
     run: RunArg,
     dataset: DatasetArg,
-    split: Annotated[str, typer.Option("--split")] = "val",
-    tta: Annotated[str, typer.Option("--tta", metavar="none|flip|ten-crop", help="Average over views.")] = "none",
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Must have labels.")] = "val",
+    tta: Annotated[str, _one_of("--tta", ("none", "flip", "ten-crop"), "Average over views.")] = "none",
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write an HTML report here.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 128,
-    backend: Annotated[str, typer.Option("--backend", metavar="|".join(BACKENDS))] = "auto",
-    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N")] = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="At a time.")] = 128,
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
+    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Top-1 and top-5 accuracy of RUN on a split of DATASET.
@@ -318,12 +300,12 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArg,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show for each picture.")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Picture files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to show for each picture.")] = 5,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """The most likely classes of pictures, with their probabilities.
+    """Name the most likely classes of anyone's pictures.
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
@@ -342,7 +324,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo-out"),
     device: DeviceOption = "auto",
 ) -> None:
-    """The whole pipeline on pictures it makes itself: pack, sweep, train, evaluate; about two minutes on 2 cores."""
+    """Walk the whole way on pictures it makes itself.
+
+    Pack, verify, inspect, sweep, train, evaluate and predict, each with its command; about two minutes on 2 cores.
+    """
     from .demo import demo as run
 
     typer.echo(run(out, device=device))
@@ -353,7 +338,9 @@ def export(
     run: RunArg,
     target: Annotated[Path, typer.Argument(metavar="FILE", help="model.onnx, model.safetensors or model.pt2.")],
 ) -> None:
-    """Write RUN's network with class names and preprocessing to FILE, checked against the original.
+    """Write RUN's network to a file that other programs read.
+
+    Class names and preprocessing are inside; the file is read back and compared with the original.
 
     Example: alexnet-fast export runs/tiny tiny.onnx
     """
@@ -364,7 +351,10 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """Print device, versions, decoders, usable cores and memory facts, to paste into a bug report."""
+    """Print the facts that a bug report needs.
+
+    Device, versions, decoders, usable cores, memory, shared memory and page cache.
+    """
     from .doctor import doctor as run
 
     typer.echo(run())

@@ -84,6 +84,10 @@ class _Steps:
         _say(f"   ({time.perf_counter() - begin:.1f} s)")
 
 
+def _device_option(device: str) -> tuple[str, ...]:
+    return () if device == "auto" else ("--device", device)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
@@ -119,7 +123,8 @@ def _inspect(steps: _Steps, data: Path) -> None:
     from .inspection import inspect
 
     grid = steps.folder / "augmented.png"
-    with steps.step("See what the network is fed", "inspect", data, "--grid", grid, "--augmented"):
+    options = ("--grid", grid, "--augmented", "--image-size", IMAGE_SIZE)
+    with steps.step("See what the network is fed", "inspect", data, *options):
         inspect(data, grid=grid, augmented=True, image_size=IMAGE_SIZE)
         _indented(f"drawn: {grid}")
 
@@ -130,14 +135,16 @@ def _bench(steps: _Steps, data: Path, bench: Path, device: str) -> Path | None:
     from .config import BenchConfig
     from .device import choose_device
 
-    # On a CPU three settings show what there is to see; each costs a few seconds to start.
+    # On a CPU three settings show what there is to see; each costs a few seconds to start. No network's demand is
+    # measured: those of bench-loader have their full width, and the one that is trained here a quarter of it.
     few = choose_device(device).type != "cuda"
     sweep = ("--backend", "torchvision", "--num-workers", "0,1,2") if few else ()
-    options = (*sweep, "--batch-size", BATCH, "--image-size", IMAGE_SIZE, "--seconds", 1, "--out", bench)
+    options = (*sweep, "--batch-size", BATCH, "--image-size", IMAGE_SIZE, "--seconds", 1, "--model", "none")
+    options += (*_device_option(device), "--out", bench)
     with steps.step("Find the fastest loader settings of this machine", "bench-loader", data, *options):
         config = BenchConfig(
             dataset=data, image_size=IMAGE_SIZE, seconds=1.0, out=bench, device=device, batch_sizes=(BATCH,),
-            backends=("torchvision",) if few else None, num_workers=(0, 1, 2) if few else None,
+            backends=("torchvision",) if few else None, num_workers=(0, 1, 2) if few else None, model="none",
         )  # fmt: skip
         report = bench_loader(config)
         _indented(report.closing_lines())
@@ -150,6 +157,7 @@ def _train(steps: _Steps, data: Path, run: Path, settings: Path | None, device: 
 
     options: tuple[object, ...] = ("--model", MODEL, "--image-size", IMAGE_SIZE, "--epochs", epochs)
     options += ("--batch-size", BATCH, "--lr", LR, "--set", f"width={WIDTH}")
+    options += _device_option(device)
     if settings is not None:
         options += ("--loader-settings", settings)
     with steps.step("Train", "train", data, "--run-dir", run, *options):
@@ -166,7 +174,7 @@ def _evaluate(steps: _Steps, run: Path, data: Path, device: str) -> float:
     from .evaluate import evaluate
 
     report = steps.folder / "report"
-    with steps.step("Evaluate, with a report", "evaluate", run, data, "--report", report):
+    with steps.step("Evaluate, with a report", "evaluate", run, data, "--report", report, *_device_option(device)):
         result = evaluate(run, data, device=device, report=report)
         _indented(result.closing_lines())
     return result.top1
@@ -176,7 +184,7 @@ def _predict(steps: _Steps, run: Path, pictures: Path, device: str) -> None:
     from .predict import predict
 
     chosen = [next(iter(sorted((pictures / "val" / name).iterdir()))) for name in ("flower", "waves")]
-    with steps.step("Predict", "predict", run, *chosen, "--top", 3):
+    with steps.step("Predict", "predict", run, *chosen, "--top", 3, *_device_option(device)):
         _indented(predict(run, chosen, top=3, device=device).closing_lines())
 
 

@@ -38,6 +38,7 @@ class EvalResult:
         labels: (pictures,) int64, in record order.
         predictions: (pictures, 5 or fewer) int64, the most likely classes first.
         probabilities: (pictures, 5 or fewer) float32, theirs.
+        report: the page that was written, None where none was asked for.
     """
 
     run: Path
@@ -54,6 +55,7 @@ class EvalResult:
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    report: Path | None = None
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """(classes, classes) int64: pictures of the row's class that were taken for the column's."""
@@ -71,13 +73,18 @@ class EvalResult:
         write_file_atomically(Path(path), (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
     def closing_lines(self) -> str:
-        """The result in words."""
+        """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
         how = "" if self.tta == "none" else f", {self.tta}"
-        return (
-            f"{self.description}, on {self.pictures:,} pictures of split {self.split}{how}:\n"
-            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} "
-            f"({self.pictures / self.seconds:,.0f} pictures/s)"
-        )
+        rate = self.pictures / self.seconds
+        lines = [
+            f"{self.description}, on {self.pictures:,} pictures of split {self.split}{how}:",
+            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} pictures/s)",
+        ]
+        if self.report is not None:
+            from .evaluation_report import class_lines
+
+            lines += [*class_lines(self), f"report: {self.report}"]
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -140,7 +147,7 @@ def evaluate(
     if report is not None:
         from .evaluation_report import write_report
 
-        write_report(result, report)
+        result = replace(result, report=write_report(result, report))
     return result
 
 

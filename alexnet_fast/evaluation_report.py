@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _SIDE = 112  # pixels of a picture on the page
 _SHOWN = 24  # right pictures, and as many wrong ones
-_PAIRS = 15
+_PAIRS = 12
+_NUMBERS = ("top-5", "precision", "pictures")  # columns that are aligned at the right
 
 _STYLE = """
 :root { --ink:#1f2937; --soft:#6b7280; --line:#e5e7eb; --paper:#ffffff; --card:#f9fafb; --good:#15803d; --bad:#b91c1c;
@@ -41,10 +42,10 @@ img.plot { max-width:100%; height:auto; border:1px solid var(--line); border-rad
 table { border-collapse:collapse; width:100%; font-size:14px }
 th { position:sticky; top:0; background:var(--card); text-align:left; cursor:pointer; user-select:none }
 th,td { padding:6px 12px; border-bottom:1px solid var(--line) }
-td.n { text-align:right; font-variant-numeric:tabular-nums }
+td.n,th.n { text-align:right; font-variant-numeric:tabular-nums }
 .bar { display:inline-block; height:10px; background:var(--bar); border-radius:3px; vertical-align:middle }
 .rail { display:inline-block; width:140px; background:var(--line); border-radius:3px; line-height:10px }
-.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(130px,1fr)); gap:14px }
+.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(124px,1fr)); gap:14px }
 figure { margin:0; font-size:12.5px; line-height:1.3 } figure img { width:112px; height:112px; object-fit:contain;
   background:var(--card); border-radius:6px; display:block; margin-bottom:4px }
 .good { color:var(--good) } .bad { color:var(--bad) }
@@ -88,7 +89,7 @@ def _page(result: EvalResult) -> str:
         _tiles(result),
     ]
     if rows:
-        image = _drawn(lambda path: plot_curves(rows, path, title="Training"))
+        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title=None, verdict=False))
         parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
     parts += ["<h2>Most confused</h2>", _confused(result, names)]
     parts += ["<h2>Classes</h2>", _classes(result, names)]
@@ -98,7 +99,7 @@ def _page(result: EvalResult) -> str:
         '<p class="soft">Each row is a true class; its cells are the shares that were taken for each class'
         + (", in per cent." if len(names) <= 20 else ".")
         + "</p>",
-        _drawn(lambda path: plot_confusion(counts, names, path, title="")),
+        _drawn("Confusion matrix", lambda path: plot_confusion(counts, names, path, title="")),
     ]
     parts += _pictures(result, names)
     title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
@@ -144,11 +145,11 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _drawn(draw: Callable[[Path], None]) -> str:
+def _drawn(words: str, draw: Callable[[Path], None]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plot.png"
         draw(path)
-        return f'<img class="plot" alt="" src="{_data("image/png", path.read_bytes())}">'
+        return f'<img class="plot" alt="{_text(words)}" src="{_data("image/png", path.read_bytes())}">'
 
 
 def _data(kind: str, content: bytes) -> str:
@@ -160,7 +161,7 @@ def _bar(share: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
-    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
+    head = "".join(f'<th class="n">{_text(h)}</th>' if h in _NUMBERS else f"<th>{_text(h)}</th>" for h in heads)
     return (
         f'<div class="scroll"><table class="sort"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -260,7 +261,7 @@ def class_lines(result: EvalResult, most: int = 5) -> list[str]:
     order = sorted(share, key=lambda label: share[label])
     lines = [f"hardest classes: {_listed(order[:most], share, names)}"]
     lines.append(f"easiest classes: {_listed(order[::-1][:most], share, names)}")
-    pairs = confused_pairs(result, most)
+    pairs = confused_pairs(result, 3)  # more would not fit on a line
     if pairs:
         words = "; ".join(f"{names[t]} for {names[p]} {part:.0%}" for t, p, _, part in pairs)
         lines.append(f"most often taken wrongly: {words}")

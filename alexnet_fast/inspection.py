@@ -22,6 +22,7 @@ Picture = npt.NDArray[np.uint8]
 _GRID = 48  # pictures in a grid; half as many with what the network sees beside each
 _SHOWN_CLASSES = 5
 _SHOWN_KEYS = 3
+_SPLITS = ("train", "val", "test")  # in this order; others after them
 
 
 def inspect(
@@ -84,7 +85,8 @@ def _head(dataset: Path, info: DatasetInfo) -> str:
 
 def _split_lines(dataset: Path, info: DatasetInfo) -> list[str]:
     lines = []
-    for name, split in info.splits.items():
+    for name in sorted(info.splits, key=lambda name: (*_SPLITS, name).index(name)):
+        split = info.splits[name]
         reader = ShardReader(dataset, name)
         lines.append(
             f"\n{name}: {split.records:,} pictures, {split.bytes / 1e6:,.1f} MB of JPEG in {len(split.shards)} "
@@ -266,4 +268,4 @@ def _draw_augmented(reader: ShardReader, path: Path, seed: int, image_size: int,
     title = (
         f"{reader.dataset.name}, {reader.split}: pictures, and what the network is fed at {image_size} pixels ({what})"
     )
-    plot_grid(pictures, captions, path, title=title, colours=colours)
+    plot_grid(pictures, captions, path, title=title, colours=colours, together=2)

@@ -28,6 +28,7 @@ _FALLBACK_FONTS = (
 _ACCURACY_STEP = 0.005
 _LOSS_RISE = 0.05
 _GAP = 0.15
+_SPACE = 0.25  # of a picture's width, between pictures of a grid that do not belong together
 _FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
@@ -83,7 +84,9 @@ def style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
 # The curves of a run
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: str = "Training") -> None:
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: str | None = "Training", verdict: bool = True
+) -> None:
     """Draw a run as four panels: loss, accuracy, learning rate, and speed with the share of time spent on data.
 
     Args:
@@ -91,6 +94,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: s
             images_per_s, data_wait (share of the time, 0 to 1). Validation's may be missing or None.
         path: PNG (or PDF, SVG) to write.
         title: above the panels; the run's name.
+        verdict: write below the panels how the run fits.
     """
     figure = new_figure(11, 7, title)
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
@@ -106,7 +110,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: s
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if len(set(epochs)) == 1:  # a single point needs room to be seen
             axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    if rows:
+    if rows and verdict:
         words = "\n".join(textwrap.wrap(fit_verdict(rows), 150))
         figure.supxlabel(words, fontsize=9, color=INK, x=0.01, ha="left")
     save(figure, path)
@@ -136,9 +140,12 @@ def _mark_best(axes: Any, best: Mapping[str, Any] | None, text: str) -> None:
     axes.axvline(best["epoch"], color=VAL, linestyle=":", linewidth=1.2, label=text)
 
 
-def _legend(axes: Any, place: str) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False, handlelength=3, loc=place)
+def _legend(axes: Any, place: str, handles: Sequence[Any] | None = None, columns: int = 1) -> None:
+    shown = axes.get_legend_handles_labels()[0] if handles is None else handles
+    if shown:  # a veil rather than a frame: a line that passes below leaves the words legible
+        axes.legend(
+            handles=shown, fontsize=8, framealpha=0.85, edgecolor="none", handlelength=3, loc=place, ncols=columns
+        )
 
 
 def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
@@ -146,7 +153,7 @@ def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str,
     _line(axes, rows, "train_loss", TRAIN, "train (augmented, with dropout)")
     _line(axes, rows, "val_loss", VAL, "validation")
     _mark_best(axes, best, f"best epoch: {best['epoch']}" if best else "")
-    _legend(axes, "upper right")
+    _legend(axes, "best")
 
 
 def _accuracy_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
@@ -164,7 +171,7 @@ def _speed_panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     style_axes(axes, "Speed", "epoch", "pictures/s in training")
     _line(axes, rows, "images_per_s", EXTRA, "pictures/s")
     fastest = max(_series(rows, "images_per_s")[1], default=0)
-    axes.set_ylim(0, 1.15 * fastest or 1)
+    axes.set_ylim(0, 1.3 * fastest or 1)  # the legend stands above the fastest epoch
     x, wait = _series(rows, "data_wait")
     if x:
         twin = axes.twinx()
@@ -174,10 +181,11 @@ def _speed_panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         twin.tick_params(labelsize=8, colors=INK)
         for side in ("top", "left"):
             twin.spines[side].set_visible(False)
+        twin.spines["right"].set_color("#9ca3af")
         axes.set_zorder(twin.get_zorder() + 1)
         axes.patch.set_visible(False)
         handles = [*axes.get_legend_handles_labels()[0], *twin.get_legend_handles_labels()[0]]
-        axes.legend(handles=handles, fontsize=8, frameon=False, handlelength=3, loc="center right")
+        _legend(axes, "upper left", handles, columns=2)
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -268,6 +276,7 @@ def plot_grid(
     title: str | None = None,
     columns: int = 8,
     colours: Sequence[str] | None = None,
+    together: int = 1,
 ) -> None:
     """Draw pictures with a caption below each.
 
@@ -275,12 +284,22 @@ def plot_grid(
         images: uint8 (height, width, 3) or (height, width), each of its own size.
         captions: one a picture; wrapped to three lines at most.
         colours: of the captions, one a picture.
+        together: so many pictures side by side belong together; a gap divides them from the next. Divides `columns`.
     """
     columns = max(1, min(columns, len(images)))
+    gaps = (columns - 1) // together if together > 1 else 0
     lines = max((len(_wrap(caption)) for caption in captions), default=1)
     rows = max(1, math.ceil(len(images) / columns))
-    figure = new_figure(1.5 * columns + 0.2, (1.5 + 0.15 * lines) * rows + (0.5 if title else 0.1), title)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+    figure = new_figure(
+        1.5 * columns + _SPACE * 1.5 * gaps + 0.2, (1.5 + 0.15 * lines) * rows + (0.5 if title else 0.1), title
+    )
+    cells = figure.add_gridspec(
+        rows, columns + gaps,
+        width_ratios=[_SPACE if gaps and n % (together + 1) == together else 1 for n in range(columns + gaps)],
+    )  # fmt: skip
+    for place in range(rows * columns):
+        row, column = divmod(place, columns)
+        axes = figure.add_subplot(cells[row, column + (column // together if gaps else 0)])
         axes.axis("off")
         if place >= len(images):
             continue

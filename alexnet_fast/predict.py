@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import unicodedata
 import warnings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _BAR = 20  # columns of a probability of 1
-_NAME = 44
+_BESIDE = 31  # columns of a line beside the class's name: margins, bar and figure
 # Files of a folder that are taken for pictures; a file that is named itself is tried whatever it is called.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 
@@ -77,9 +78,11 @@ class PredictResult:
     def closing_lines(self) -> str:
         """Each picture with its classes and their probabilities as bars."""
         lines = [self.description]
+        longest = max((_columns(_title(g)) for p in self.predictions for g in p.guesses), default=0)
+        width = min(longest, max(20, shutil.get_terminal_size().columns - _BESIDE))
         for prediction in self.predictions:
             lines.append(f"\n{prediction.path}")
-            lines += [f"  {_pad(_title(guess), _NAME)} {_bar(guess.probability)}" for guess in prediction.guesses]
+            lines += [f"  {_pad(_title(guess), width)} {_bar(guess.probability)}" for guess in prediction.guesses]
         lines += [f"\n{path}\n  not read: {reason}" for path, reason in self.unreadable]
         return "\n".join(lines)
 

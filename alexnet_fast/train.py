@@ -36,6 +36,7 @@ class TrainResult:
         seconds: wall time of the run, over all its starts; of them warm_up_seconds until the end of the last start's
             first step: workers, compilation, first allocations.
         dataset: that it trained on.
+        loader_measured: the loader's settings are a measurement's, so that there is no point in asking for one.
     """
 
     run_dir: Path
@@ -46,9 +47,12 @@ class TrainResult:
     seconds: float
     warm_up_seconds: float
     dataset: Path
+    loader_measured: bool = False
 
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
+        from .plots import fit_verdict
+
         lines = []
         if self.best is not None:
             lines.append(
@@ -59,8 +63,10 @@ class TrainResult:
             lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; no val split, so nothing was validated")
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
+        if self.finished and self.best is not None:
+            lines.append(fit_verdict(self.rows))
         waits = [row["data_wait"] for row in self.rows]
-        if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD:
+        if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD and not self.loader_measured:
             lines.append(
                 f"{sum(waits) / len(waits):.0%} of the training time went by waiting for data: "
                 f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
@@ -201,6 +207,7 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     result = TrainResult(
         run_dir=folder.path, rows=rows, best=best, finished=trainer.step >= plan.total_steps, step=trainer.step,
         seconds=trainer.seconds, warm_up_seconds=trainer.warm_up_seconds, dataset=Path(plan.config.dataset),
+        loader_measured=plan.config.loader_settings is not None,
     )  # fmt: skip
     folder.write_summary(
         {

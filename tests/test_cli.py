@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from PIL import Image
 
 import alexnet_fast
 from alexnet_fast import cli
+from alexnet_fast.options import parse_size
 
 COMMANDS = (
     "pack", "verify", "inspect", "train", "bench-loader", "evaluate", "predict", "demo", "export", "doctor",
@@ -54,7 +56,10 @@ def test_every_command_has_help_with_an_example(run, command):
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
     assert f"Usage: alexnet-fast {command}" in out
-    assert "Example: alexnet-fast" in out or command in ("demo", "doctor")
+    (example,) = re.findall(r"^  Example: alexnet-fast (.*)$", out, re.MULTILINE) or [command]
+    assert example.startswith(command)
+    assert f"\n\n  Example: alexnet-fast {example}\n\n" in out or command in ("demo", "doctor")  # on one line, to copy
+    assert all(line.split()[1] != "<int" for line in out.splitlines() if line.startswith("  --")), "give a metavar"
 
 
 def test_help_answers_in_well_under_a_second():
@@ -84,11 +89,14 @@ def test_completion_is_offered_for_the_usual_shells():
             "--show-completion", env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "SHELL": shell}
         )
         assert "Traceback" not in done.stderr
-    words = start(
-        env={**os.environ, "_ALEXNET_FAST_COMPLETE": "complete_bash", "COMP_WORDS": "alexnet-fast e", "COMP_CWORD": "1"}
-    )
-    if words.stdout:
-        assert set(words.stdout.split()) >= {"evaluate", "export"}
+    for words, count, offered in (
+        ("alexnet-fast e", 1, {"evaluate", "export"}),
+        ("alexnet-fast train --model alexnet-", 3, {"alexnet-bn", "alexnet-paper", "alexnet-owt"}),
+    ):
+        done = start(
+            env={**os.environ, "_ALEXNET_FAST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        )
+        assert set(done.stdout.split()) == offered
 
 
 MISTAKES = [
@@ -228,4 +236,4 @@ def test_ctrl_c_is_130(run, monkeypatch):
     ("text", "size"), [("1GiB", 2**30), ("64MiB", 64 * 2**20), ("500MB", 500_000_000), ("12", 12), ("1.5k", 1500)]
 )
 def test_sizes(text, size):
-    assert cli.parse_size(text) == size
+    assert parse_size(text) == size

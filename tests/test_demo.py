@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -44,6 +46,11 @@ def test_the_demo_leaves_everything_that_its_summary_names(tmp_path, capsys):
     for command in ("pack", "verify", "inspect", "bench-loader", "train", "evaluate", "predict"):
         assert f"$ alexnet-fast {command} " in shown
     assert "encoded anew, CMYK JPEG: 2" in shown
+    # What it shows is what it does: the run's own record of how to start it again has the same words; those of the
+    # loader's settings stand there one by one.
+    (command,) = re.findall(r"^   \$ (alexnet-fast train .*) --loader-settings", shown, re.MULTILINE)
+    record = json.loads((out / "run" / "config.json").read_text())["command"]
+    assert set(shlex.split(command)) <= set(shlex.split(record))
 
 
 def test_the_demo_replaces_its_own_folder_and_no_other(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def shown_commands(page):
     code += ["\n".join(re.findall(r"^ {4}(.*)$", text, re.MULTILINE))]
     for block in code:
         for line in block.splitlines():
-            match = re.match(r"\s*(?:\$ )?(?:python -m alexnet_fast|alexnet-fast)\s+(.*)", line)
+            match = re.match(r"\s*(?:\$ |Example: )?(?:python -m alexnet_fast|alexnet-fast)\s+(.*)", line)
             if match:
                 yield shlex.split(match[1].split("  ")[0], comments=True)
 
@@ -46,6 +47,22 @@ def test_every_command_and_option_shown_exists(page):
         for word in words[1:]:
             if word.startswith("--"):
                 assert word.split("=")[0].rstrip("]") in known | {"--help"}, f"{page.name} shows {words}"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ does not come with this copy")
+def test_the_page_of_the_command_line_shows_what_help_shows():
+    made = runpy.run_path(str(ROOT / "tools" / "make_cli_page.py"))["page"]()
+    shown = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (.+)$", shown, re.MULTILINE)) == set(COMMANDS)
+    # The very lines, so that a difference is shown as one; typer of another version may lay them out otherwise.
+    assert shown.splitlines() == made.splitlines(), "run tools/make_cli_page.py"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ does not come with this copy")
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, f"docs/README.md does not list {page.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
@@ -66,6 +83,16 @@ def test_the_reader_of_the_format_page_reads_what_pack_writes(packed):
         expected = [(reader.read(i), int(reader.labels[i])) for i in range(len(reader))]
         reader.close()
         assert list(scope["read_split"](packed, split)) == expected
+
+
+def test_both_readmes_show_the_same_runs_and_pictures():
+    shown = []
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        runs = re.findall(r"^    \$ alexnet-fast .*\n(?:^    .*\n|^\n(?=    ))*", text, re.MULTILINE)
+        shown.append([*runs, *re.findall(r"!\[[^\]]+\]\((docs/[^)]+)\)", text)])
+    assert len(shown[0]) > 5
+    assert shown[0] == shown[1]
 
 
 def test_the_changelog_has_the_version():

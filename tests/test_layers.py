@@ -17,7 +17,7 @@ PACKAGE = Path(alexnet_fast.__file__).parent
 # (sources, loaders ...) stands where its name stands.
 LAYERS = [
     {"__init__", "errors"},
-    {"config"},
+    {"config", "options"},
     {
         "sources", "shards", "files", "datum", "index", "lmdb_pages", "manifest", "shardfiles", "shardwriter", "order",
         "augment", "device", "progress", "jpeg", "decode", "workers", "plots", "demo_pictures",
