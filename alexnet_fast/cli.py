@@ -224,14 +224,14 @@ def bench_loader(
         str | None, typer.Option("--backend", metavar="A,B", help="Those that run here if not given.")
     ] = None,
     num_workers: Annotated[
-        str | None, typer.Option("--num-workers", metavar="0,1,2", help="Up to the usable cores.")
+        str | None, typer.Option("--num-workers", metavar="0,1,2", help="0, 1, 2, 4 ... one step past the cores.")
     ] = None,
     pin_memory: Annotated[
         str | None, typer.Option("--pin-memory", metavar="on,off", help="Matters with CUDA only.")
     ] = None,
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M", help="One or several.")] = "128",
     image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Pixels.")] = 224,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measuring time a cell.")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measuring time a setting.")] = 5.0,
     prefetch: Annotated[int, typer.Option("--prefetch", metavar="N", min=1, help="Batches ahead, per worker.")] = 2,
     persistent_workers: Annotated[
         bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
@@ -241,7 +241,7 @@ def bench_loader(
         Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", help="A cell silent for so many seconds is hung.")
+        float, typer.Option("--timeout", metavar="S", help="A setting silent for so many seconds is hung.")
     ] = 120.0,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write .json, .md and .png here.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ ROW = {
     "cpu_seconds_per_1k_images", "status",
 }  # fmt: skip
 CELL = ["-m", "alexnet_fast.bench.cell"]
+BALLAST = 256 << 10
 
 
 def command(*arguments: object) -> list[str]:
@@ -156,52 +158,33 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
     assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
-@pytest.fixture
-def slow_disk() -> Iterator[Callable[[Path, int], tuple[str, ...]]]:
-    """``slow_disk(path, rate)`` gives a command prefix under which the disk of `path` is read at `rate` bytes/s."""
-    group = Path(f"/sys/fs/cgroup/blkio/bench-test-{os.getpid()}")
-
-    def limit(path: Path, rate: int) -> tuple[str, ...]:
-        device = path.stat().st_dev
-        try:
-            group.mkdir()
-            (group / "blkio.throttle.read_bps_device").write_text(f"{os.major(device)}:{os.minor(device)} {rate}\n")
-        except OSError as error:
-            pytest.skip(f"needs the right to throttle a disk: {error}")
-        return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"
-
-    yield limit
-    if group.is_dir():
-        for _ in range(100):
-            try:
-                group.rmdir()
-                break
-            except OSError:  # the last process of the group is not quite gone
-                time.sleep(0.1)
-
-
-def test_slow_disk_is_named_for_the_first_epoch(
-    tiny: Path, tmp_path: Path, slow_disk: Callable[[Path, int], tuple[str, ...]]
-) -> None:
-    arguments = (
-        tiny, "--num-workers", "0", "--batch-size", 16, "--image-size", 32, "--seconds", 0.3, "--device", "cpu",
+def test_a_disk_slower_than_the_work_is_named_for_the_first_epoch(tmp_path: Path) -> None:
+    # A quarter of a megabyte behind the end of each small picture: little to decode, and much to read.
+    ballast = os.urandom(BALLAST)
+    samples = [(jpeg + ballast, label, key) for jpeg, label, key in make_samples("train", 64, 4, size=(64, 64))]
+    dataset = pack_pictures(tmp_path / "heavy", {"train": samples}, num_classes=4, shards=1)
+    if not on_a_disk(dataset):
+        pytest.skip("needs a temporary folder on a disk: this one lies in memory")
+    done = run(
+        dataset, "--num-workers", "0", "--batch-size", 16, "--image-size", 32, "--seconds", 0.3, "--device", "cpu",
         "--backend", "torchvision", "--model", "none", "--out", tmp_path,
     )  # fmt: skip
-    # The disk that is throttled holds the program too: only what this run leaves in the page cache starts in time.
-    assert run(*arguments).returncode == 0
-    try:
-        done = run(*arguments, prefix=slow_disk(tiny, 1_000_000), timeout=45)
-    except subprocess.TimeoutExpired:
-        pytest.skip("the system has dropped the program's own files from its page cache")
     assert done.returncode == 0, done.stderr
     stages = read_report(tmp_path / "bench-loader.json").measured.stages
     assert stages.read_cold is not None and stages.read is not None
-    assert stages.read_cold > 2 > stages.read
+    assert stages.read_cold > 2 * stages.read
     assert "The first epoch is read-bound: a record takes" in done.stdout
-    assert re.search(r"later epochs are not, because the split \(\d+ kB\) fits", done.stdout)
+    assert re.search(r"later epochs are not, because the split \(16.9 MB\) fits", done.stdout)
 
 
-def test_stop_keeps_what_is_measured(tiny: Path, tmp_path: Path) -> None:
+def on_a_disk(path: Path) -> bool:
+    """Whether a file system has pages to drop: what lies in memory alone has none."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    folders = [(Path(folder), kind) for _, folder, kind, *_ in mounts if path.is_relative_to(folder)]
+    return max(folders, key=lambda found: len(found[0].parts))[1] not in ("tmpfs", "ramfs")
+
+
+def test_a_crash_is_a_row_and_a_stop_keeps_what_is_measured(tiny: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(
             tiny, "--num-workers", "0,1,2,3,4,5,6", "--batch-size", 16, "--image-size", 32, "--seconds", 0.3,
@@ -211,21 +194,35 @@ def test_stop_keeps_what_is_measured(tiny: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
-        if "pictures/s" in line:
+        if "settings, up to" in line:
+            os.kill(wait_for_cell(process.pid), signal.SIGSEGV)  # the first setting
+        if "pictures/s" in line:  # the second
             break
-    time.sleep(1.0)  # into the second cell
-    cells = children(process.pid)
+    cells = [wait_for_cell(process.pid)]  # the third
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     report = read_report(tmp_path / "out" / "bench-loader.json")
     assert not report.complete
-    assert report.recommendation is not None
-    assert 1 <= sum(row.ok for row in report.measured.rows) < 7
-    assert any(row.status.startswith("not measured") for row in report.measured.rows)
-    assert "Best setting" in stderr + stdout
-    assert cells and not any(alive(pid) for pid in cells)
+    rows = report.measured.rows
+    assert "killed by signal 11" in rows[0].status and rows[0].images_per_s is None
+    assert report.recommendation == rows[1].setting
+    assert all(row.status.startswith("not measured") for row in rows[2:7])
+    assert "Best setting: torchvision, 1 worker" in stderr + stdout
+    assert not any(alive(pid) for pid in cells)
+
+
+def wait_for_cell(pid: int) -> int:
+    """The measuring process that a sweep has begun, or is about to."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        for child in children(pid):
+            with contextlib.suppress(OSError):
+                if CELL[1] in Path(f"/proc/{child}/cmdline").read_text():
+                    return child
+        time.sleep(0.02)
+    raise AssertionError("no cell was begun")
 
 
 def children(pid: int) -> list[int]:
@@ -247,21 +244,10 @@ def test_a_cell_that_hangs_is_ended_and_says_so(tiny: Path) -> None:
                     os.kill(pid, signal.SIGSTOP)
 
     begin = time.monotonic()
-    with pytest.raises(CellError, match="hung: nothing happened for 5 s"):
-        run_cell(loader_task(tiny), 5, stop_it)
+    with pytest.raises(CellError, match=r"hung: nothing happened for [23] s \(after 'ready'\)"):
+        run_cell(loader_task(tiny), 2, stop_it)
     assert time.monotonic() - begin < 60
     assert not [pid for pid in children(os.getpid()) if CELL[1] in Path(f"/proc/{pid}/cmdline").read_text()]
-
-
-def test_a_cell_that_dies_says_how(tiny: Path) -> None:
-    def kill_it(event: str) -> None:
-        if event == "ready":
-            for pid in children(os.getpid()):
-                if CELL[1] in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(pid, signal.SIGSEGV)
-
-    with pytest.raises(CellError, match="killed by signal 11"):
-        run_cell(loader_task(tiny), 60, kill_it)
 
 
 def test_a_cell_ends_with_the_sweep_that_started_it(tiny: Path) -> None:

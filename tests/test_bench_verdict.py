@@ -146,16 +146,32 @@ def test_device_slower_than_the_loader() -> None:
     text = said(measured(row(4, 8000), row(8, 9000), environment=GPU, demand=6000))
     assert "alexnet by itself trains on 6,000 pictures/s on this device (Some GPU, bf16, batch 128)" in text
     assert (
-        "the device is slower than the loader: the best setting feeds it with 33% to spare; 2 of the 2 settings" in text
+        "the device is slower than the loader: the best setting feeds it with 33% to spare; all of the 2 settings feed"
+        in text
     )
     on_cpu = said(measured(row(0, 500, busy=1.0), row(2, 1000, busy=2.0), demand=100))
-    assert "the device is slower than the loader; both share the cores: expect about 90.9 pictures/s" in on_cpu
+    assert (
+        "the device is slower than the loader: the best setting reads 10 times as fast; all of the 2 settings" in on_cpu
+    )
+    assert "Both share the cores: expect about 90.9 pictures/s" in on_cpu
     assert "9% less than without reading" in on_cpu
 
 
 def test_loader_slower_than_the_device() -> None:
     text = said(measured(row(4, 8000), row(8, 15_000), environment=GPU, demand=30_000))
     assert "no setting feeds it; the fastest stays 50% below" in text
+
+
+def test_a_default_that_training_would_not_tell_apart() -> None:
+    text = said(measured(row(0, 5000, busy=1.0), row(2, 9900, busy=2.0), demand=50))
+    assert "that is 49% less than the default, auto, which takes torchvision with 2 workers (9,900)" in text
+    assert "but training would not tell them apart (49.5 and 49.7 pictures/s)" in text
+
+
+def test_a_machine_that_others_use_as_well() -> None:
+    text = said(measured(row(0, 500, other_cores=0.9), row(2, 700, other_cores=0.7)))
+    assert "Other programs took 0.8 of the 2 usable cores meanwhile" in text
+    assert "Other programs" not in said(measured(row(0, 500, other_cores=0.1), row(2, 990, other_cores=0.2)))
 
 
 def test_demand_that_could_not_be_measured_is_said() -> None:
@@ -213,6 +229,12 @@ def test_start_up_outweighs_a_short_epoch() -> None:
         "from 2,000 pictures an epoch on, and this split has 500, so start-up outweighs them" in text
     )
     assert "measured, the first epoch of its 500 pictures takes 1.4 s and 2.9 s" in text
+    idle = (rows[0], replace(rows[1], images_per_s=505.0))
+    assert "2 workers read no faster and never win that back" in said(measured(*idle, environment=short))
+    quick = (rows[0], replace(rows[1], first_epoch_s=1.2))
+    assert "takes 1.4 s and 1.2 s, so that they pay from the first epoch on" in said(
+        measured(*quick, environment=short)
+    )
     long = said(measured(*rows))
     assert "2 workers pay from 2,000 pictures on; this split has 100,000" in long
 
@@ -227,8 +249,14 @@ def test_read_bound_cold_and_warm() -> None:
     assert "each reader gets 80 pictures/s at most; later epochs are not, because the split (9 GB) fits" in text
     large = replace(ENVIRONMENT, bytes=140_000_000_000)
     assert "Every epoch is read-bound" in said(measured(*rows, environment=large, read_cold=12.5))
-    warm = said(measured(row(2, 990, busy=2.0), row(4, 990, busy=2.0), read=3.0))
+    warm = said(measured(row(2, 990, busy=2.0), row(4, 990, busy=2.0), read=3.0, read_cold=4.0))
     assert "It is read-bound: a picture" in warm
+    assert "Every epoch is read-bound, even with its records in memory: a record takes 4.00 ms" in warm
+    # 12.5 ms and 1.98 ms of other work are 69 pictures/s, and the network takes no more than 50.
+    slow = said(measured(*rows, read_cold=12.5, demand=50))
+    assert "Training does not wait for the disk, not even in the first epoch" in slow
+    assert "so a single reader gets 69.1 pictures/s from a cold disk, and alexnet takes 50" in slow
+    assert "The first epoch is read-bound" in said(measured(*rows, read_cold=12.5, demand=60))
 
 
 def test_hand_over_bound() -> None:
@@ -273,6 +301,8 @@ def test_what_packing_gains() -> None:
     )
     assert "packed, the best setting reads 3 times as fast" in text
     assert "ImageFolder by number of worker processes: 0: 200, 2: 330 pictures/s." in text
+    slow = [replace(r, open_s=3.9, first_batch_s=5.0) for r in folder]
+    assert "Looking through its 100,000 files takes 3.9 s before it begins." in said(measured(row(2, 990), *slow))
 
 
 # -- files ---

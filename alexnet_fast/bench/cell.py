@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import AlexNetFastError, UsageError
-from .processes import tree_usage
+from .processes import busy_seconds, possible_cpu_seconds, tree_usage
 from .results import BASELINE
 
 Emit = Callable[..., None]
@@ -122,7 +122,7 @@ class Source:
 
 def _image_folder(arguments: dict[str, Any], persistent: bool) -> Any:
     """What PyTorch's ImageNet example does: ImageFolder, RandomResizedCrop, flip, ToTensor, Normalize, DataLoader."""
-    from torch.utils.data import DataLoader
+    from torch.utils.data import ConcatDataset, DataLoader
     from torchvision import datasets, transforms
 
     from ..augment import IMAGENET_MEAN, IMAGENET_STD
@@ -134,8 +134,9 @@ def _image_folder(arguments: dict[str, Any], persistent: bool) -> Any:
         transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
     ]
     workers = arguments["num_workers"]
+    folder = datasets.ImageFolder(arguments["folder"], transforms.Compose(steps))
     return DataLoader(
-        datasets.ImageFolder(arguments["folder"], transforms.Compose(steps)),
+        ConcatDataset([folder] * arguments.get("times", 1)),
         batch_size=arguments["batch_size"],
         shuffle=True,
         drop_last=True,
@@ -165,11 +166,15 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
     """Start-up, whole epochs where these are short, and pictures/s in the middle of epochs."""
     import torch  # noqa: F401 - a training program has imported it before it opens a loader
 
+    if task["loader"]["backend"] == BASELINE:
+        import torchvision  # noqa: F401 - and this
+
     device = task["device"]
     synchronise(device)  # makes CUDA's context, which is no part of a loader's start
     emit("ready")
     begin = time.perf_counter()
     source = Source(task)
+    emit("opened", seconds=time.perf_counter() - begin)
     epoch = source.epoch()
     next(epoch)
     synchronise(device)
@@ -178,7 +183,7 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
         _time_whole_epochs(source, epoch, begin, device, emit)
     if "steady" in task:
         source.close()
-        task = {**task, "loader": {**task["loader"], "dataset": task["steady"]}}
+        task = {**task, "loader": {**task["loader"], **task["steady"]}}
         source = Source(task)
         epoch = source.epoch()
         next(epoch)
@@ -187,6 +192,7 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
     emit(
         "slice", images_per_s=slice_.images_per_s, cpu_seconds_per_1k_images=slice_.per_1k(slice_.cpu_seconds),
         cpu_wait_seconds_per_1k_images=slice_.per_1k(slice_.wait_seconds), epoch_gap_s=slice_.epoch_gap_s,
+        other_cores=slice_.other_cores,
     )  # fmt: skip
     source.close()
 
@@ -208,9 +214,10 @@ class _Slice:
 
     def __init__(self, source: Source, epoch: Iterator[Any], device: str) -> None:
         self._source, self._epoch, self._device = source, epoch, device
-        self._clock, self._timed, self._all = 0.0, 0, 0
+        self._clock, self._timed, self._all = 0.0, 0, 0  # batches: those timed, and all since CPU time is counted
         self.cpu_seconds: float | None = None
         self.wait_seconds: float | None = None
+        self.other_cores: float | None = None
         self.epoch_gap_s: float | None = None
 
     @property
@@ -224,6 +231,8 @@ class _Slice:
     def run(self, seconds: float) -> None:
         """Read until `seconds` are timed."""
         self._skip()
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self._all, begin_cpu, busy = 0, time.perf_counter(), busy_seconds(cores)
         before = tree_usage(os.getpid())
         while True:
             counted = self._segment(seconds - self._clock)
@@ -241,7 +250,10 @@ class _Slice:
             self._skip()
         after = tree_usage(os.getpid())
         if before is not None and after is not None:
-            self.cpu_seconds = after.cpu_seconds - before.cpu_seconds
+            seconds, now = time.perf_counter() - begin_cpu, busy_seconds(cores)
+            self.cpu_seconds = possible_cpu_seconds(before, after, seconds)
+            if busy is not None and now is not None and self.cpu_seconds is not None:
+                self.other_cores = max(0.0, (now - busy - self.cpu_seconds) / seconds)
             if before.wait_seconds is not None and after.wait_seconds is not None:
                 self.wait_seconds = max(0.0, after.wait_seconds - before.wait_seconds)
 

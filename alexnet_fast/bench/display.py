@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from .results import OK, Row
-from .tables import HEADINGS, plain_line, table_row
+from .tables import plain_line, terminal_row
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.live import Live
-    from rich.table import Table
 
     from .sweep import Cell
 
@@ -67,6 +67,13 @@ class _Lines:
         pass
 
 
+# Two lines each, so that a row fits into 80 columns.
+_HEADINGS = (
+    "\nbackend", "\nworkers", "\nbatch", "\npin", "pictures\n/s", "\nspread", "first\nbatch", "memory\nMB",
+    "CPU s\n/1,000", "cores\nbusy", "",
+)  # fmt: skip
+
+
 class _LiveTable:
     """For a terminal: the table is redrawn in place, the cell that is being measured marked."""
 
@@ -92,29 +99,38 @@ class _LiveTable:
         self._current = None if self._current is cell else cell
         self.rows(rows)
 
-    def _table(self, rows: Sequence[Row]) -> Table:
+    def _table(self, rows: Sequence[Row]) -> Group:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for i, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if i in (0, len(HEADINGS) - 1) else "right")
+        for i, heading in enumerate(_HEADINGS):
+            table.add_column(heading, justify="left" if i in (0, len(_HEADINGS) - 1) else "right", no_wrap=True)
         highest = max((row.rate for row in rows if row.ok), default=0.0)
         current = self._current.row if self._current is not None else None
+        notes = []
         for row in rows:
-            cells = list(table_row(row))
+            if row.num_workers is None:
+                notes.append(plain_line(row))
+                continue
+            cells = list(terminal_row(row))
             measuring = current is not None and (row.backend, row.num_workers, row.pin_memory, row.batch_size) == (
                 current.backend, current.num_workers, current.pin_memory, current.batch_size,
             )  # fmt: skip
             if measuring:
-                cells[-1] = "measuring ..."
+                cells[-1] = "now"
             elif row.status.startswith("not measured"):
-                cells[-1] = "waiting"
+                cells[-1] = "waits"
+            elif row.status != OK:
+                cells[-1] = "failed"
+                notes.append(plain_line(row))
             style = "bold green" if row.ok and row.rate == highest else "" if row.ok or measuring else "dim"
             table.add_row(*[Text(cell) for cell in cells], style=style)
-        return table
+        return Group(table, *[Text(note, style="dim") for note in notes])
 
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            self._console.print()  # keeps the verdict, which follows, apart

@@ -32,7 +32,7 @@ _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130
 
 
 def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
-    """Emit ``ready``, ``environment`` and ``stages``.
+    """Emit ``ready``, ``environment``, ``stage`` after each stage, and ``stages``.
 
     Args:
         task: dataset, split, image_size, batch_size, device, seed, warm_seconds.
@@ -51,6 +51,7 @@ def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
     results: dict[str, Any] = {}
     for measure in (stages.read_cold, stages.work, stages.threads, stages.hand_over, stages.device_side):
         results |= measure()
+        emit("stage")  # a sign of life
     emit("stages", **results)
     # All settings read the same records first, so the page cache must hold these for the first of them too.
     stages.warm(task["warm_seconds"])

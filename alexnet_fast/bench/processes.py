@@ -39,6 +39,35 @@ def tree_usage(root: int) -> TreeUsage | None:
     return _usage_from_psutil(root)
 
 
+def possible_cpu_seconds(before: TreeUsage, after: TreeUsage, seconds: float) -> float | None:
+    """CPU time between two looks that lie `seconds` apart; None where the machine's cores could not have given it.
+
+    A virtual machine that is suspended for a while may book that while as CPU time of what was running: 22 CPU seconds
+    in an epoch of 6 s were seen on 2 cores.
+    """
+    used = after.cpu_seconds - before.cpu_seconds
+    # A twentieth and two ticks of the kernel's clock for what rounding adds.
+    return used if 0 <= used <= 1.05 * seconds * (os.cpu_count() or 1) + 0.02 else None
+
+
+def busy_seconds(cores: set[int]) -> float | None:
+    """CPU time that all programs have taken on these cores since the system started; None where it does not tell.
+
+    What a hypervisor gave to other machines counts as well.
+    """
+    if not cores:
+        return None
+    try:
+        lines = (_PROC / "stat").read_text().splitlines()
+        rows = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
+        # user, nice, system, idle, iowait, irq, softirq, steal
+        times = {int(row[0][3:]): [int(ticks) for ticks in row[1:9]] for row in rows}
+        ticks = sum(sum(times[core][:3]) + sum(times[core][5:8]) for core in cores)
+    except (OSError, ValueError, KeyError):
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _usage_from_proc(root: int) -> TreeUsage:
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     cpu, wait, rss, waiting, seen = 0, 0, 0, [root], 0

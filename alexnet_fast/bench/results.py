@@ -39,6 +39,7 @@ class Row:
         images_per_s: median over the repeats, in the middle of an epoch: neither start-up nor the epoch's end in it.
         spread: (highest - lowest) / median of the repeats; None with one repeat.
         repeats: pictures/s of each.
+        open_s: seconds that opening the loader takes: reading an index, or looking through a folder; median.
         first_batch_s: seconds from opening the loader to its first batch on the device; median of the repeats.
         epoch_gap_s: seconds from the last batch of an epoch to the first of the next, where one was seen.
         first_epoch_s, later_epoch_s: seconds of the first whole epoch, start-up in it, and of the second; measured
@@ -46,6 +47,7 @@ class Row:
         peak_rss_mb: highest sum of resident memory over the processes, MB (10^6 bytes).
         cpu_seconds_per_1k_images: CPU time of all the processes.
         cpu_wait_seconds_per_1k_images: time that their threads stood ready to run and found no core free.
+        other_cores: how many of the cores that this process may use went to other programs meanwhile; None: unknown.
         status: 'ok', or why there are no figures.
     """
 
@@ -56,6 +58,7 @@ class Row:
     images_per_s: float | None = None
     spread: float | None = None
     repeats: tuple[float, ...] = ()
+    open_s: float | None = None
     first_batch_s: float | None = None
     epoch_gap_s: float | None = None
     first_epoch_s: float | None = None
@@ -63,6 +66,7 @@ class Row:
     peak_rss_mb: float | None = None
     cpu_seconds_per_1k_images: float | None = None
     cpu_wait_seconds_per_1k_images: float | None = None
+    other_cores: float | None = None
     status: str = OK
 
     @property

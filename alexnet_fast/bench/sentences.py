@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from .results import BASELINE, Measured, Row
 from .verdict import (
     BUSY,
     EPOCHS,
+    OTHERS,
     SCALING,
+    SPARE,
     Trend,
     break_even,
     default_row,
@@ -20,12 +23,13 @@ from .verdict import (
     trend_of,
     work_ms,
 )  # fmt: skip
+from .words import milliseconds, number, percent, seconds, size, times, workers
 
 
 def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
     """The verdict in sentences, each with the figures that it rests on."""
     if best is None:
-        reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok)
+        reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok and row.num_workers is not None)
         return (f"No setting could be measured: {'; '.join(reasons) or 'there were none to measure'}.",)
     series = series_of(measured, best)
     if len(series) < 2:  # a backend that workers do not speed up: whether they help the others is still worth saying
@@ -35,6 +39,7 @@ def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
         _say_best(measured, best),
         _say_quicker(measured, best),
         _say_demand(measured, best),
+        _say_others(measured),
         _say_workers(series, best),
         *_say_why(measured, series),
         _say_start(measured, series),
@@ -46,68 +51,32 @@ def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
-def _n(value: float) -> str:
-    """A number of pictures, or of pictures/s, with three or more digits shown."""
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
-
-
-def _workers(count: int) -> str:
-    return {0: "no workers", 1: "1 worker"}.get(count, f"{count} workers")
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f}%"
-
-
-def _times(ratio: float) -> str:
-    if 0.95 <= ratio < 1.1:
-        return f"{ratio:.2f} times"
-    return f"{ratio:.2g} times" if ratio < 9.95 else f"{ratio:.0f} times"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}" if value >= 0.001 else "under 0.001"
-
-
-def _s(value: float) -> str:
-    return f"{value:.1f} s" if value >= 0.95 else f"{value:.2g} s"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Sentences. Each returns None where its measurement is missing or says nothing.
 
 
 def _say_best(measured: Measured, best: Row) -> str:
-    spread = "" if best.spread is None else f" (repeats {_percent(best.spread)} apart)"
-    sentence = f"Best setting: {best.setting}: {_n(best.rate)} pictures/s{spread}"
+    spread = "" if best.spread is None else f" (repeats {percent(best.spread)} apart)"
+    sentence = f"Best setting: {best.setting}: {number(best.rate)} pictures/s{spread}"
     zero = next((row for row in series_of(measured, best) if row.workers == 0), None)
     if zero is not None and zero is not best:
-        sentence += f", {_times(best.rate / zero.rate)} the {_n(zero.rate)} of num_workers=0"
+        sentence += f", {times(best.rate / zero.rate)} the {number(zero.rate)} of num_workers=0"
     default = default_row(measured, best)
     if default is best:
         sentence += "; it is also what the default, auto, takes here"
     elif default is not None and abs(best.rate / default.rate - 1) <= tolerance(best, default):
         sentence += (
-            f"; the default, auto, takes {default.setting.backend} with {_workers(default.workers)} here, "
-            f"which reads as fast ({_n(default.rate)})"
+            f"; the default, auto, takes {default.setting.backend} with {workers(default.workers)} here, "
+            f"which reads as fast ({number(default.rate)})"
         )
     elif default is not None:
         more = "more" if best.rate > default.rate else "less"
         sentence += (
-            f"; that is {_percent(abs(best.rate / default.rate - 1))} {more} than the default, auto, "
-            f"which takes {default.setting.backend} with {_workers(default.workers)} ({_n(default.rate)})"
+            f"; that is {percent(abs(best.rate / default.rate - 1))} {more} than the default, auto, "
+            f"which takes {default.setting.backend} with {workers(default.workers)} ({number(default.rate)})"
         )
+        ours, auto = training_rate(best, measured), training_rate(default, measured)
+        if measured.demand is not None and abs(ours / auto - 1) <= tolerance(best, default):
+            sentence += f", but training would not tell them apart ({number(ours)} and {number(auto)} pictures/s)"
     return sentence + "."
 
 
@@ -116,15 +85,15 @@ def _say_quicker(measured: Measured, best: Row) -> str | None:
     top = max(loader_rows(measured), key=lambda row: row.rate)
     if top.rate <= best.rate * 1.005:
         return None
-    lead = f"{top.setting} reached {_n(top.rate)}"
+    lead = f"{top.setting} reached {number(top.rate)}"
     if top.rate <= best.rate * (1 + tolerance(top, best)):
         return f"{lead}, which lies within the spread, so the simpler setting is recommended."
     gained = training_seconds(best, measured) / training_seconds(top, measured) - 1
     if training_rate(top, measured) <= training_rate(best, measured) * (1 + tolerance(top, best)):
         return f"{lead}, but training would gain nothing from it, so the simpler setting is recommended."
     if gained > 0:
-        return f"{lead}; over {EPOCHS} epochs that would gain {_percent(gained)}, no more than the spread."
-    return f"{lead}, but takes {_s(top.start)} to its first batch, which {EPOCHS} epochs do not win back."
+        return f"{lead}; over {EPOCHS} epochs that would gain {percent(gained)}, no more than the spread."
+    return f"{lead}, but takes {seconds(top.start)} to its first batch, which {EPOCHS} epochs do not win back."
 
 
 def _say_demand(measured: Measured, best: Row) -> str | None:
@@ -135,32 +104,48 @@ def _say_demand(measured: Measured, best: Row) -> str | None:
         return f"What the network takes could not be measured: {demand.error}."
     need = demand.images_per_s
     lead = (
-        f"{demand.model} by itself trains on {_n(need)} pictures/s on this device "
+        f"{demand.model} by itself trains on {number(need)} pictures/s on this device "
         f"({e.device_name}, {demand.precision}, batch {demand.batch_size})"
     )
+    enough = [row for row in loader_rows(measured) if row.rate >= need]
+    count = len(loader_rows(measured))
+    others = f"; {'all' if len(enough) == count else len(enough)} of the {count} settings feed it"
+    others *= len(enough) > 1
     if e.device == "cpu":
         rate = training_rate(best, measured)
         if best.rate < need:
             return (
-                f"{lead}; reading is slower, and both share the cores: expect about {_n(rate)} pictures/s of training."
+                f"{lead}; reading is slower, and both share the cores: expect about {number(rate)} pictures/s of "
+                "training."
             )
         return (
-            f"{lead}, so the device is slower than the loader; both share the cores: expect about {_n(rate)} "
-            f"pictures/s of training, {_percent(1 - rate / need)} less than without reading."
+            f"{lead}, so the device is slower than the loader: the best setting reads {times(best.rate / need)} as "
+            f"fast{others}. Both share the cores: expect about {number(rate)} pictures/s of training, "
+            f"{percent(1 - rate / need)} less than without reading."
         )
-    enough = [row for row in loader_rows(measured) if row.rate >= need]
     if best.rate >= need:
         fewest = min(enough, key=lambda row: row.workers)
-        others = f"; {len(enough)} of the {len(loader_rows(measured))} settings do" if len(enough) > 1 else ""
-        few = f", from {_workers(fewest.workers)} up" if fewest is not best and fewest.workers < best.workers else ""
+        few = f", from {workers(fewest.workers)} up" if fewest is not best and fewest.workers < best.workers else ""
         return (
             f"{lead}, so the device is slower than the loader: the best setting feeds it with "
-            f"{_percent(best.rate / need - 1)} to spare{others}{few}."
+            f"{percent(best.rate / need - 1)} to spare{others}{few}."
         )
     top = max(loader_rows(measured), key=lambda row: row.rate)
     return (
-        f"{lead}: no setting feeds it; the fastest stays {_percent(1 - top.rate / need)} below, "
+        f"{lead}: no setting feeds it; the fastest stays {percent(1 - top.rate / need)} below, "
         "so the device will wait for data that share of the time."
+    )
+
+
+def _say_others(measured: Measured) -> str | None:
+    """A machine that was not the sweep's alone."""
+    shares = [row.other_cores for row in measured.rows if row.ok and row.other_cores is not None]
+    cores = measured.environment.usable_cores
+    if not shares or (taken := median(shares)) < OTHERS * cores:
+        return None
+    return (
+        f"Other programs took {taken:.1f} of the {cores} usable {'core' if cores == 1 else 'cores'} meanwhile: with "
+        "the machine to itself the loader is faster, and the figures lie closer together."
     )
 
 
@@ -178,23 +163,23 @@ def _trend_sentence(trend: Trend, series: Sequence[Row]) -> str:
         change = most.rate / least.rate - 1
         if trend.slower:
             return (
-                f"More workers do not help: {_workers(most.workers)} read {_percent(-change)} slower than "
-                f"{_workers(least.workers)} ({_n(most.rate)} against {_n(least.rate)} pictures/s)."
+                f"More workers do not help: {workers(most.workers)} read {percent(-change)} slower than "
+                f"{workers(least.workers)} ({number(most.rate)} against {number(least.rate)} pictures/s)."
             )
         return (
-            f"More workers do not help: {', '.join(f'{row.workers}: {_n(row.rate)}' for row in series)} pictures/s "
+            f"More workers do not help: {', '.join(f'{row.workers}: {number(row.rate)}' for row in series)} pictures/s "
             "by number of workers."
         )
     sentence = (
-        f"More workers help up to {top.workers}: {_workers(top.workers)} {'reads' if top.workers == 1 else 'read'} "
-        f"{_times(top.rate / least.rate)} as fast as {_workers(least.workers)}"
+        f"More workers help up to {top.workers}: {workers(top.workers)} {'reads' if top.workers == 1 else 'read'} "
+        f"{times(top.rate / least.rate)} as fast as {workers(least.workers)}"
     )
     if most is not top:
         change = most.rate / top.rate - 1
-        beyond = "as fast" if abs(change) <= tolerance(most, top) else f"{_percent(abs(change))} "
+        beyond = "as fast" if abs(change) <= tolerance(most, top) else f"{percent(abs(change))} "
         if beyond != "as fast":
             beyond += "faster" if change > 0 else "slower"
-        sentence += f"; {_workers(most.workers)} are {beyond}"
+        sentence += f"; {workers(most.workers)} are {beyond}"
     return sentence + "."
 
 
@@ -234,7 +219,7 @@ def _say_cores(measured: Measured, row: Row) -> str:
     if busy < BUSY * e.capacity:
         limits.append(f"it would use {wanted:.1f}, but other programs take their part of the machine")
     return (
-        f"Too few cores for more: {_workers(row.workers)} keep {busy:.1f} of the {e.usable_cores} usable "
+        f"Too few cores for more: {workers(row.workers)} keep {busy:.1f} of the {e.usable_cores} usable "
         + ("core" if e.usable_cores == 1 else "cores")
         + " busy"
         + (f" ({', and '.join(limits)})" if limits else "")
@@ -253,7 +238,7 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
     if e.device == "cpu" and s.device_augment is not None:
         parts["flip and normalise"] = s.device_augment
     largest = max(parts, key=lambda name: parts[name])
-    listed = ", ".join(f"{name} {_ms(ms)} ms ({_percent(ms / work)})" for name, ms in parts.items())
+    listed = ", ".join(f"{name} {milliseconds(ms)} ms ({percent(ms / work)})" for name, ms in parts.items())
     verdict = {"decoding": "decode-bound", "crop and resize": "bound by crop and resize", "reading": "read-bound"}
     verdict["flip and normalise"] = "bound by flipping and normalising"
     advice = ""
@@ -261,7 +246,7 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
         advice = " Packing with --resize-shorter makes the pictures, and with them the decoding, smaller."
     return (
         f"It is {verdict[largest]}: a picture ({e.median_width}x{e.median_height} pixels in the median) takes "
-        f"{_ms(work)} ms of one core: {listed}.{advice}"
+        f"{milliseconds(work)} ms of one core: {listed}.{advice}"
     )
 
 
@@ -273,8 +258,8 @@ def _say_main_process(measured: Measured, row: Row) -> str | None:
     if ms <= 0 or 1000 / row.rate > ms / 0.7:
         return None
     return (
-        f"It is hand-over-bound: copying batches to the device and finishing them there takes {_ms(ms)} ms a picture, "
-        f"which alone allows {_n(1000 / ms)} pictures/s with any number of workers."
+        f"It is hand-over-bound: copying batches to the device and finishing them there takes {milliseconds(ms)} ms a "
+        f"picture, which alone allows {number(1000 / ms)} pictures/s with any number of workers."
     )
 
 
@@ -289,7 +274,7 @@ def _say_gil(measured: Measured, row: Row) -> str | None:
         return None
     return (
         f"The GIL is in the way: {s.threads} threads that read, decode and resize in one process reach "
-        f"{_times(s.thread_scaling)} the pictures of one ({at_work:.1f} of them run at a time); with pictures this "
+        f"{times(s.thread_scaling)} the pictures of one ({at_work:.1f} of them run at a time); with pictures this "
         "small Python's own share of the work, which one thread at a time can do, is large."
     )
 
@@ -298,7 +283,7 @@ def _say_idle(measured: Measured, row: Row) -> str:
     e = measured.environment
     where = "on the device, which does the decoding" if row.backend == "dali" and e.device == "cuda" else "elsewhere"
     return (
-        f"The cores are not the limit: {_workers(row.workers)} keep {row.cores_busy or 0:.1f} of {e.usable_cores} "
+        f"The cores are not the limit: {workers(row.workers)} keep {row.cores_busy or 0:.1f} of {e.usable_cores} "
         f"busy, and the stages measured on the host do not account for the rest; it is spent {where}."
     )
 
@@ -319,30 +304,34 @@ def _pay(row: Row) -> str:
 
 def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
     lead = (
-        f"Start-up: the first batch comes after {_s(few.start)} with {_workers(few.workers)} and after "
-        f"{_s(many.start)} with {_workers(many.workers)}"
+        f"Start-up: the first batch comes after {seconds(few.start)} with {workers(few.workers)} and after "
+        f"{seconds(many.start)} with {workers(many.workers)}"
     )
+    quicker = False
     if few.first_epoch_s is not None and many.first_epoch_s is not None:
+        quicker = many.first_epoch_s < few.first_epoch_s
         measured = (
-            f"; measured, the first epoch of its {_n(records)} pictures takes {_s(few.first_epoch_s)} and "
-            f"{_s(many.first_epoch_s)}"
+            f"; measured, the first epoch of its {number(records)} pictures takes {seconds(few.first_epoch_s)} and "
+            f"{seconds(many.first_epoch_s)}"
         )
     else:
         measured = ""
     pictures = break_even(few, many)
-    if pictures is None:
+    if pictures is None or many.rate <= few.rate * (1 + tolerance(few, many)):
         if many.start <= few.start or not measured:
             return None
-        return f"{lead}{measured}; {_workers(many.workers)} never win that back."
+        return f"{lead}{measured}; {workers(many.workers)} read no faster and never win that back."
+    if pictures > records and quicker:
+        return f"{lead}{measured}, so that they pay from the first epoch on."
     if pictures > records:
         return (
-            f"{lead}: {_workers(many.workers)} {_pay(many)} from {_n(pictures)} pictures an epoch on, and {what} has "
-            f"{_n(records)}, so start-up outweighs them{measured}."
+            f"{lead}: {workers(many.workers)} {_pay(many)} from {number(pictures)} pictures an epoch on, and {what} "
+            f"has {number(records)}, so start-up outweighs them{measured}."
         )
     if many.start - few.start < 0.05 and pictures < records / 10:
         return None
-    pay = f"{_workers(many.workers)} {_pay(many)} from {_n(pictures)} pictures on"
-    return f"{lead}: {pay}; {what} has {_n(records)}{measured}."
+    pay = f"{workers(many.workers)} {_pay(many)} from {number(pictures)} pictures on"
+    return f"{lead}: {pay}; {what} has {number(records)}{measured}."
 
 
 def _say_cold(measured: Measured) -> str | None:
@@ -350,24 +339,32 @@ def _say_cold(measured: Measured) -> str | None:
     work = work_ms(s, e.device)
     if s.read_cold is None or s.read is None or work is None:
         return None
-    lead = f"a record takes {_ms(s.read_cold)} ms from the disk and {_ms(s.read)} ms from the page cache"
+    other = work - s.read
+    cold, warm = milliseconds(s.read_cold), milliseconds(s.read)
+    lead = f"a record takes {cold} ms from the disk and {warm} ms from the page cache"
     if s.read_cold <= 0.5 * work:
-        return f"Reading is not the limit, cold or warm: {lead}, against {_ms(work)} ms of work on a picture."
-    lead = (
-        f"{lead}, against {_ms(work - s.read)} ms of other work on a picture, so each reader gets "
-        f"{_n(1000 / s.read_cold)} pictures/s at most"
-    )
-    size = f"the split ({_size(e.bytes)})"
+        return f"Reading is not the limit, cold or warm: {lead}, against {milliseconds(work)} ms of work on a picture."
+    lead += f", against {milliseconds(other)} ms of other work on a picture"
+    if s.read > other:
+        return f"Every epoch is read-bound, even with its records in memory: {lead}."
+    demand, rate = measured.demand, 1000 / (s.read_cold + other)
+    if demand is not None and demand.images_per_s is not None and rate >= SPARE * demand.images_per_s:
+        return (
+            f"Training does not wait for the disk, not even in the first epoch: {lead}, so a single reader gets "
+            f"{number(rate)} pictures/s from a cold disk, and {demand.model} takes {number(demand.images_per_s)}."
+        )
+    lead += f", so each reader gets {number(1000 / s.read_cold)} pictures/s at most"
+    split = f"the split ({size(e.bytes)})"
     if e.memory_available_bytes is None:
-        return f"Read-bound from a cold disk: {lead} until {size} is in memory."
+        return f"Read-bound from a cold disk: {lead} until {split} is in memory."
     if e.bytes < 0.8 * e.memory_available_bytes:
         return (
-            f"The first epoch is read-bound: {lead}; later epochs are not, because {size} fits into the "
-            f"{_size(e.memory_available_bytes)} of memory that are free for the page cache."
+            f"The first epoch is read-bound: {lead}; later epochs are not, because {split} fits into the "
+            f"{size(e.memory_available_bytes)} of memory that are free for the page cache."
         )
     return (
         f"Every epoch is read-bound, and the table, measured from the page cache, promises too much: {lead}, and "
-        f"{size} does not fit into the {_size(e.memory_available_bytes)} of memory that are free for the page cache."
+        f"{split} does not fit into the {size(e.memory_available_bytes)} of memory that are free for the page cache."
     )
 
 
@@ -381,10 +378,10 @@ def _say_baseline(measured: Measured, best: Row) -> str | None:
         return None
     top = max(rows, key=lambda row: row.rate)
     ratio = best.rate / top.rate
-    verdict = f"packed, the best setting reads {_times(ratio)} as fast" if ratio >= 1 else "packing gains nothing here"
+    verdict = f"packed, the best setting reads {times(ratio)} as fast" if ratio >= 1 else "packing gains nothing here"
     return (
-        f"ImageFolder with a plain DataLoader reads the folder at {_n(top.rate)} pictures/s at best "
-        f"({_workers(top.workers)}, batch {top.batch_size}); {verdict}."
+        f"ImageFolder with a plain DataLoader reads the folder at {number(top.rate)} pictures/s at best "
+        f"({workers(top.workers)}, batch {top.batch_size}); {verdict}."
     )
 
 
@@ -397,6 +394,9 @@ def _say_baseline_workers(measured: Measured) -> str | None:
         return None
     records = measured.environment.settings.get("baseline_pictures") or measured.environment.records
     most = same[-1]
-    listed = ", ".join(f"{row.workers}: {_n(row.rate)}" for row in same)
+    listed = ", ".join(f"{row.workers}: {number(row.rate)}" for row in same)
     start = _start_sentence(same[0], most, records, "the folder")
+    opening = same[0].open_s
+    if opening is not None and opening > 0.5 * same[0].start:
+        start = f"Looking through its {number(records)} files takes {seconds(opening)} before it begins. {start or ''}"
     return f"ImageFolder by number of worker processes: {listed} pictures/s." + (f" {start}" if start else "")

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .verdict import choose, recommendation, work_ms
 # An epoch of fewer steps has no middle to measure in: the same pictures are then read several times over.
 _FEW_STEPS, _STEADY_STEPS = 16, 64
 _MOST_REPEATED_BYTES = 512 << 20
+# What ImageFolder takes, for the time that is announced: to find a file, and to read a picture, against our workers.
+_LISTING_S, _BASELINE_WORK = 20e-6, 3.0
 # Loaders for which pin_memory changes something, and whose speed follows num_workers.
 _PINS = ("torchvision", BASELINE)
 _SCALES = ("torchvision", "dali", BASELINE)
@@ -35,13 +38,20 @@ def bench_loader(config: BenchConfig) -> BenchReport:
     Progress goes to stderr; with ``config.out`` the folder gets bench-loader.json, .md and .png.
 
     Raises:
-        UsageError: the data set, the device, a backend or the baseline's folder is not there.
+        UsageError: the data set, the device, a backend or the baseline's folder is not there, or every batch size is
+            more than the split has pictures.
         DamagedDataError: the data set is damaged.
         KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
     """
     info = read_dataset_info(config.dataset)
-    if not info.split(config.split).records:
+    records = info.split(config.split).records
+    if not records:
         raise UsageError(f"split {config.split!r} of {config.dataset} holds no pictures: pack some first")
+    if min(config.batch_sizes) > records:
+        raise UsageError(
+            f"a batch of {min(config.batch_sizes)} is more than the {records} pictures of split {config.split!r}: "
+            f"give a --batch-size of {records} or less"
+        )
     if config.baseline is not None:
         _count_pictures(Path(config.baseline))
     with ExitStack() as stack, open_display() as display:
@@ -90,6 +100,8 @@ class _Session:
 
     def __init__(self, config: BenchConfig, display: Display, stack: ExitStack) -> None:
         self._config, self._display, self._stack = config, display, stack
+        records = read_dataset_info(config.dataset).split(config.split).records
+        self._batch_size = next(size for size in config.batch_sizes if size <= records)  # for all but the cells
         self._begin = time.monotonic()
         self._repeats, self._slice = repeats_of(config.seconds)
         self.environment: Environment | None = None
@@ -121,7 +133,7 @@ class _Session:
         c = self._config
         return {
             "kind": kind, "device": c.device, "dataset": str(Path(c.dataset).resolve()), "split": c.split,
-            "image_size": c.image_size, "batch_size": c.batch_sizes[0], "seed": c.seed,
+            "image_size": c.image_size, "batch_size": self._batch_size, "seed": c.seed,
         }  # fmt: skip
 
     def _probe(self) -> None:
@@ -152,7 +164,7 @@ class _Session:
         c, e = self._config, self._environment
         if c.model == "none":
             return
-        shape: dict[str, Any] = {"model": c.model, "batch_size": c.batch_sizes[0], "image_size": c.image_size}
+        shape: dict[str, Any] = {"model": c.model, "batch_size": self._batch_size, "image_size": c.image_size}
         self._display.say(f"measuring what {c.model} takes on {e.device_name} ...")
         task = {**self._task("demand"), **shape, "classes": e.classes, "seconds": min(c.seconds, 6.0)}
         try:
@@ -184,9 +196,18 @@ class _Session:
             for pin in pins:
                 for count in workers:
                     row = Row(backend=backend, num_workers=count, pin_memory=pin, batch_size=batch)
-                    self._cells.append(Cell(row, self._cell_task(row)))
+                    pictures = self._pictures(row)
+                    if batch > pictures:
+                        why = f"a batch of {batch} is more than the {pictures} pictures that there are"
+                        self._extra.append(replace(row, status=why))
+                    else:
+                        self._cells.append(Cell(row, self._cell_task(row, pictures)))
 
-    def _cell_task(self, row: Row) -> dict[str, Any]:
+    def _pictures(self, row: Row) -> int:
+        e = self._environment
+        return int(e.settings["baseline_pictures"]) if row.backend == BASELINE else e.records
+
+    def _cell_task(self, row: Row, pictures: int) -> dict[str, Any]:
         c, e = self._config, self._environment
         loader = {
             "backend": row.backend, "num_workers": row.num_workers, "pin_memory": row.pin_memory,
@@ -198,31 +219,33 @@ class _Session:
         }  # fmt: skip
         if row.backend == BASELINE:
             loader["folder"] = str(c.baseline)
-            pictures = e.settings["baseline_pictures"]
+            if pictures // max(c.batch_sizes) < _FEW_STEPS:
+                task["steady"] = {"times": self._times(pictures)}
         else:
             loader |= {
                 "dataset": str(Path(c.dataset).resolve()), "split": c.split, "train": True, "device": c.device,
                 "dtype": e.dtype, "seed": c.seed,
             }  # fmt: skip
-            pictures = e.records
-            if 0 < pictures // (row.batch_size or 1) < _FEW_STEPS and self._can_repeat():
-                task["steady"] = str(self._repeated())
+            if pictures // max(c.batch_sizes) < _FEW_STEPS and self._can_repeat():
+                task["steady"] = {"dataset": str(self._repeated())}
         task["whole_epochs"] = pictures * self._picture_ms() / 1000 <= self._slice
         return task
 
     # -- a split too short to measure in ------------------------------------------------------------------------------
 
     def _can_repeat(self) -> bool:
-        return self._environment.bytes * self._times() <= _MOST_REPEATED_BYTES
+        return self._environment.bytes * self._times(self._environment.records) <= _MOST_REPEATED_BYTES
 
-    def _times(self) -> int:
-        return math.ceil(_STEADY_STEPS * max(self._config.batch_sizes) / self._environment.records)
+    def _times(self, pictures: int) -> int:
+        return math.ceil(_STEADY_STEPS * max(self._config.batch_sizes) / pictures)
 
     def _repeated(self) -> Path:
         """A data set that holds the split's pictures several times over, made on first use, in a temporary folder."""
         if not hasattr(self, "_folder"):
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-loader-")))
-            repeat_split(Path(self._config.dataset), self._config.split, self._times(), self._folder)
+            repeat_split(
+                Path(self._config.dataset), self._config.split, self._times(self._environment.records), self._folder
+            )
         return self._folder
 
     # -- what is known now --------------------------------------------------------------------------------------------
@@ -241,12 +264,16 @@ class _Session:
 
     def _estimate(self) -> float:
         """Seconds from here on, by what the probe took: each repeat imports, starts, fills, and measures."""
-        total = 0.0
+        e, total = self._environment, 0.0
         for cell in self._cells:
             batch = cell.row.batch_size or 0
-            filling = batch * self._picture_ms() / 1000 * (3 + 2 * (cell.row.backend == BASELINE) * cell.row.workers)
+            opened = 1 + ("steady" in cell.task)
+            filling = opened * batch * self._picture_ms() / 1000 * 3
+            if cell.row.backend == BASELINE:  # each worker begins with a batch of its own
+                filling *= _BASELINE_WORK * max(1, cell.row.workers) / max(1, min(cell.row.workers, e.usable_cores))
+                filling += opened * e.settings["baseline_pictures"] * _LISTING_S
             if cell.row.backend == "resident":
-                filling += self._environment.records * self._picture_ms() / 1000 / self._environment.usable_cores
+                filling += e.records * self._picture_ms() / 1000 / e.usable_cores
             whole = 2 * self._slice if cell.task["whole_epochs"] else 0.0
             total += self._repeats * (self._import_s + 1.0 + filling + whole + self._slice)
         return total
@@ -271,8 +298,6 @@ class _Session:
 
 def repeat_split(dataset: Path, split: str, times: int, folder: Path) -> None:
     """Write a data set to `folder` whose one split is that of `dataset`, `times` over."""
-    from dataclasses import replace
-
     reader = ShardReader(dataset, split)
     name = f"{split}-00000-of-00001"
     with ShardWriter(folder, name, expected_bytes=reader.split_info.bytes * times) as writer:

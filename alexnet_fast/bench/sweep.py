@@ -25,6 +25,7 @@ _MIN_SLICE = 0.5  # seconds; a shorter stretch holds too few batches to mean muc
 _MAX_REPEATS = 3
 _CLOSE = 0.03  # two repeats that agree as well as this need no third
 _MEMORY_EVERY = 0.25
+_IMPORTS = 60.0  # seconds that importing torch may take on a busy machine whose page cache is cold, whatever is asked
 
 
 class CellError(AlexNetFastError):
@@ -106,10 +107,10 @@ def _follow(
             _note_memory(events, process.pid)
             if process.poll() is not None and lines.empty():
                 return events  # crashed; its workers may still hold the pipe open
-            if time.monotonic() - heard > timeout:
+            if time.monotonic() - heard > (timeout if events.by_name else max(timeout, _IMPORTS)):
                 last = next(reversed(events.by_name), None)
                 where = f"after {last!r}" if last else "before it had begun"
-                raise CellError(f"hung: nothing happened for {timeout:g} s ({where})") from None
+                raise CellError(f"hung: nothing happened for {time.monotonic() - heard:.0f} s ({where})") from None
             continue
         if line is None:
             return events
@@ -156,9 +157,11 @@ class Cell:
     row: Row
     task: dict[str, Any]
     rates: list[float] = field(default_factory=list)
+    opens: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     cpu_wait: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     first_epochs: list[float] = field(default_factory=list)
     later_epochs: list[float] = field(default_factory=list)
@@ -190,7 +193,9 @@ class Cell:
             (self.rates, "slice", "images_per_s"),
             (self.cpu, "slice", "cpu_seconds_per_1k_images"),
             (self.cpu_wait, "slice", "cpu_wait_seconds_per_1k_images"),
+            (self.others, "slice", "other_cores"),
             (self.gaps, "slice", "epoch_gap_s"),
+            (self.opens, "opened", "seconds"),
             (self.starts, "first_batch", "seconds"),
             (self.first_epochs, "epochs", "first_epoch_s"),
             (self.later_epochs, "epochs", "later_epoch_s"),
@@ -210,6 +215,7 @@ class Cell:
             images_per_s=_median(self.rates),
             spread=self.spread(),
             repeats=tuple(self.rates),
+            open_s=_median(self.opens),
             first_batch_s=_median(self.starts),
             epoch_gap_s=_median(self.gaps),
             first_epoch_s=_median(self.first_epochs),
@@ -217,6 +223,7 @@ class Cell:
             peak_rss_mb=self.peak_mb,
             cpu_seconds_per_1k_images=_median(self.cpu),
             cpu_wait_seconds_per_1k_images=_median(self.cpu_wait),
+            other_cores=_median(self.others),
             status=self.status,
         )
 

@@ -39,16 +39,20 @@ def table_row(row: Row) -> tuple[str, ...]:
     )
 
 
+def terminal_row(row: Row) -> tuple[str, ...]:
+    """One row's cells, units left to the headings; the status is empty where all went well."""
+    backend, workers, batch, pin, rate, _, first, _, cpu, cores, status = table_row(row)
+    spread, memory = _text(row.spread, "{:.0%}"), _text(row.peak_rss_mb, "{:,.0f}")
+    return backend, workers, batch, pin, rate, spread, first, memory, cpu, cores, "" if status == OK else status
+
+
 def _text(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
 def plain_line(row: Row) -> str:
     """One row as a line of a log."""
-    pin = ", pin_memory" if row.pin_memory else ""
-    name = (
-        f"{row.backend}, {'any' if row.num_workers is None else row.num_workers} workers, batch {row.batch_size}{pin}"
-    )
+    name = str(row.setting) if row.num_workers is not None else "pin_memory on"
     if row.status != OK:
         return f"{name}: {row.status}"
     _, _, _, _, rate, spread, first, memory, cpu, _, _ = table_row(row)

@@ -16,6 +16,8 @@ TOLERANCE = 0.03
 SPARE = 1.25
 # Share of the usable cores from which on they count as all busy.
 BUSY = 0.85
+# Share of the usable cores that other programs may take before the figures are no longer this machine's.
+OTHERS = 0.15
 # Threads that reach less than this share of a full scaling are in each other's way.
 SCALING = 0.75
 
