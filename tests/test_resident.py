@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
-from alexnet_fast.augment import eval_resize, sample_crops, sample_flips
+from alexnet_fast.augment import IMAGENET_STD, eval_resize, sample_crops, sample_flips
 from alexnet_fast.loaders import choose_backend, resident
 
 
@@ -23,10 +23,17 @@ def picture(reader: ShardReader, record: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+@pytest.mark.parametrize("resize", ["matrices", "pictures"])
 @pytest.mark.parametrize("size", [24, 64, 80])
-def test_training_pixels_are_torchvisions(packed_small: Path, size: int) -> None:
+def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
     config = LoaderConfig(
-        dataset=packed_small, backend="resident", batch_size=53, image_size=size, dtype="uint8", device="cpu"
+        dataset=packed_small,
+        backend="resident",
+        batch_size=53,
+        image_size=size,
+        dtype="uint8",
+        device="cpu",
+        options={"resize": resize},
     )
     reader = ShardReader(packed_small, "train")
     with open_loader(config) as loader:
@@ -40,12 +47,15 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int) -> None
         )
         want = want.flip(2) if flip else want
         difference = (image.int() - want.int()).abs()
-        # Two roundings in torch's integer resize, one here.
+        if resize == "pictures":
+            assert difference.max() == 0
+        # Two roundings in torch's integer resize, one in the matrix products.
         assert difference.max() <= 2 and difference.float().mean() < 0.3
 
 
+@pytest.mark.parametrize("resize", ["matrices", "pictures"])
 @pytest.mark.parametrize("size", [32, 64])
-def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int) -> None:
+def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
     config = LoaderConfig(
         dataset=packed_small,
         split="val",
@@ -54,6 +64,7 @@ def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int) -> No
         image_size=size,
         dtype="uint8",
         device="cpu",
+        options={"resize": resize},
     )
     reader = ShardReader(packed_small, "val")
     with open_loader(config) as loader:
@@ -62,6 +73,28 @@ def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int) -> No
         resized = functional.resize(picture(reader, record), [eval_resize(size)], antialias=True)
         difference = (image.int() - functional.center_crop(resized, [size, size]).int()).abs()
         assert difference.max() <= 2 and difference.float().mean() < 0.3
+
+
+def test_both_ways_to_resize_normalise_and_mirror_alike(packed_small: Path) -> None:
+    batches = {}
+    for resize in ("matrices", "pictures"):
+        config = LoaderConfig(
+            dataset=packed_small, backend="resident", batch_size=16, image_size=48, device="cpu",
+            options={"resize": resize},
+        )  # fmt: skip
+        with open_loader(config) as loader:
+            batches[resize] = list(loader)
+    for one, other in zip(batches["matrices"], batches["pictures"], strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert one.images.is_contiguous(memory_format=torch.channels_last)
+        assert other.images.is_contiguous(memory_format=torch.channels_last)
+        # Two grey levels, in units of the smallest deviation.
+        assert (one.images - other.images).abs().max() <= 2.01 / 255 / min(IMAGENET_STD)
+
+
+def test_unknown_ways_to_resize_are_refused(packed_small: Path) -> None:
+    with pytest.raises(UsageError, match="option resize must be one of auto, matrices, pictures, got 'nearest'"):
+        open_loader(LoaderConfig(dataset=packed_small, backend="resident", options={"resize": "nearest"}))
 
 
 def test_pictures_of_several_sizes_are_refused(packed: Path) -> None:
