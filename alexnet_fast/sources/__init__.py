@@ -18,7 +18,7 @@ from .reading import FileReader
 from .remote import fetch, is_url
 from .staging import Staging
 from .table import MANY, MemberList, Source, Split
-from .tree import read_tree
+from .tree import WNID, read_tree
 from .webdataset import is_webdataset, read_webdataset
 
 __all__ = ["MANY", "FileReader", "Source", "Split", "open_source"]
@@ -80,6 +80,13 @@ def _open_folder(path: Path, format: str, splits: Sequence[str] | None, stage: S
         shards = sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern))
         if shards and (format == "webdataset" or is_webdataset(stage.plain(shards[0]))):
             return read_webdataset(name, [stage.plain(shard) for shard in shards], path)
+    classes = sorted(tar for tar in path.glob("n*.tar") if WNID.fullmatch(tar.stem.encode()))
+    if classes and format in ("auto", "ilsvrc2012"):
+        # ImageNet's training tar, unpacked once: a tar for each class.
+        for number, tar in enumerate(classes):
+            list_tar(tar, members, container=number, prefix=tar.stem.encode() + b"/")
+        found = [tar.resolve() for tar in classes]
+        return read_tree(name, members.table(), found, beside=labels_beside([path]), called="ilsvrc2012", wanted=splits)
     list_folder(path, members)
     return read_tree(
         name, members.table(), [path.resolve()], format=_tree(format), beside=labels_beside(_above(path)), wanted=splits
