@@ -234,7 +234,10 @@ def test_hugging_face_parquet(tmp_path):
             write_parquet(path, samples[part::2], [WNIDS[c] for c in order])
     info, found = packed(tmp_path / "hf", tmp_path / "out")
     assert found == EXPECTED
-    assert [c.wnid for c in info.classes] == WNIDS
+    assert names(info) == list(zip(WNIDS, WNIDS, strict=True))
+    words = "".join(f"{wnid}\t{name}\n" for wnid, name in zip(WNIDS, WORDS, strict=True))
+    write_files(tmp_path / "hf", {"words.txt": words.encode()})
+    assert names(pack(tmp_path / "hf", tmp_path / "named", limit=1)) == list(zip(WNIDS, WORDS, strict=True))
     folder = write_files(tmp_path / "tree", {f"{s}/{k}": d for s, v in EXPECTED.items() for k, _, d in v})
     pack(folder, tmp_path / "same")
     for split in ("train", "val"):
