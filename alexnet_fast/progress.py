@@ -26,7 +26,10 @@ class Progress(Protocol):
         """`count` more units are done."""
 
     def note(self, text: str) -> None:
-        """Show `text` beside the bar until the next note: the step's loss, the name of the current shard."""
+        """Show `text` beside the bar until the next note: the step's loss, the name of the current shard.
+
+        Before `start` it stands alone and tells what is being got ready, such as the archive that is unpacked first.
+        """
 
 
 class NoProgress:
@@ -103,8 +106,9 @@ class _Bar:
         self._display.update(self._task, advance=count, rate=f"{rate:,.0f} {self._unit}/s")
 
     def note(self, text: str) -> None:
-        if self._task is not None:
-            self._display.update(self._task, note=text)
+        if self._task is None:
+            self._task = self._display.add_task(self._label, total=None, rate="", note=text)
+        self._display.update(self._task, note=text)
 
 
 class _Lines:
@@ -117,7 +121,7 @@ class _Lines:
     def start(self, total: int, unit: str = "pictures") -> None:
         self._total, self._unit, self._done = total, unit, 0
         self._begin = self._said_at = time.monotonic()
-        self._said_done = -1
+        self._said_done, self._note = -1, ""
 
     def advance(self, count: int = 1) -> None:
         self._done += count
@@ -125,6 +129,9 @@ class _Lines:
             self._say()
 
     def note(self, text: str) -> None:
+        if not self._begin and (not self._said_at or time.monotonic() - self._said_at >= _LINE_SECONDS):
+            self._said_at = time.monotonic()
+            print(f"{self._label}: {text} ...", file=self._stream, flush=True)
         self._note = text
 
     def finish(self) -> None:

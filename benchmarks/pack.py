@@ -1,12 +1,13 @@
 """`alexnet-fast pack` beside `cp -r` of the same folder and beside the writers of MDS, WebDataset, LitData and FFCV.
 
-    python benchmarks/pack.py SOURCE --envs ENVS --work WORK --out benchmarks/results/pack.json [--rounds 3]
+    python benchmarks/pack.py SOURCE --envs ENVS --work WORK --out benchmarks/results/pack-NAME.json [--rounds 3]
 
 SOURCE is a folder of JPEGs (Tiny ImageNet's, or one of class folders). Each contestant runs as a command of its own and
 is followed by sync, in turns A B C A B C; its time ends when sync does. Before each, SOURCE is read once, so that all
 start with it in the page cache, and the disk is synced. The peers read the same files in a shuffled order and store
-their bytes as they are, with 1 and with 2 processes, and check nothing; pack decodes every picture once. Each peer has
-an interpreter, ENVS/NAME/bin/python (`benchmarks/loaders.py setup` makes them).
+their bytes as they are, with 1 and with 2 processes, and check nothing; pack decodes every picture once. What a program
+takes to start and to import its packages is told apart. Each peer has an interpreter, ENVS/NAME/bin/python
+(`benchmarks/loaders.py setup` makes them).
 """
 
 from __future__ import annotations
@@ -33,10 +34,9 @@ PEERS = ("mds", "webdataset", "litdata", "ffcv")
 def contestants(source: Path, envs: Path, work: Path) -> dict[str, list[str]]:
     """Command lines by name; each writes to WORK/out."""
     out = str(work / "out")
-    labelled = ["--split", "train", "--split", "val"] if (source / "val" / "val_annotations.txt").exists() else []
     commands = {
         "cp -r": ["cp", "-r", str(source), out],
-        "alexnet-fast": [sys.executable, "-m", "alexnet_fast", "pack", str(source), out, *labelled],
+        "alexnet-fast": [sys.executable, str(HERE / "writers" / "pack_writer.py"), str(source), out],
     }
     for name in PEERS:
         python = envs / name / "bin" / "python"
@@ -125,19 +125,31 @@ def environment(source: Path) -> dict[str, Any]:
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Median, least and most seconds of each, and how pack compares with the fastest of the others."""
+    """Of each: runs, median, least and most seconds, and what they went into; and how pack compares with the others."""
     rows = {}
     for name, results in runs.items():
-        seconds = [r["seconds"] for r in results if "seconds" in r]
-        if seconds:
-            rows[name] = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
-    ours = rows.get("alexnet-fast", {}).get("median")
-    peers = [row["median"] for name, row in rows.items() if name not in ("alexnet-fast", "cp -r")]
-    return {
-        "seconds": rows,
-        "cp_over_ours": rows["cp -r"]["median"] / ours if ours and "cp -r" in rows else None,
-        "fastest_peer_over_ours": min(peers) / ours if ours and peers else None,
-    }
+        good = [r for r in results if "seconds" in r]
+        if good:
+            seconds = [r["seconds"] for r in good]
+            rows[name] = {
+                "runs": len(good), "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds),
+                # From the end of the imports to the end of sync; for cp, which imports nothing, all of it.
+                "working": statistics.median(
+                    r["seconds_after_imports"] + r["sync_seconds"] if "seconds_after_imports" in r else r["seconds"]
+                    for r in good
+                ),
+                "cpu": statistics.median(r["cpu_seconds"] for r in good),
+                "megabytes": statistics.median(r["megabytes_on_disk"] for r in good),
+            }  # fmt: skip
+    compared: dict[str, Any] = {}
+    peers = [row for name, row in rows.items() if name not in ("alexnet-fast", "cp -r")]
+    if ours := rows.get("alexnet-fast"):
+        for column in ("median", "working"):
+            compared[column] = {
+                "cp_over_ours": rows["cp -r"][column] / ours[column] if "cp -r" in rows else None,
+                "fastest_peer_over_ours": min(row[column] for row in peers) / ours[column] if peers else None,
+            }
+    return {"seconds": rows, "compared": compared}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
+import pack_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -251,8 +252,14 @@ def gpu_results() -> dict[str, str]:
     return {"gpu": "\n\n".join(map(gpu_tables.table, measured or found))} if found else {}
 
 
+def pack_results() -> dict[str, str]:
+    found = {name: result for name in ("full", "tiny") if (result := load(f"pack-{name}")) is not None}
+    tables = {f"pack-{name}": pack_tables.table(result) for name, result in found.items()}
+    return tables | ({"pack-machine": pack_tables.machine(next(iter(found.values())))} if found else {})
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results]
+TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, pack_results]
 
 
 def all_tables() -> dict[str, str]:

@@ -145,3 +145,16 @@ def test_a_side_by_side_run_from_pictures_to_table(loaders, tables, make_picture
     (work / "p" / "data.json").write_text(json.dumps({**case["data"], "records": 3072}))
     found = loaders.problems(case["peers"]["alexnet-fast"]["runs"][0], work / "p", loaders.BY_NAME["alexnet-fast"])
     assert found == ["epoch 0: 1536 of 3072", "epoch 1: 1536 of 3072"]
+
+
+def test_packing_side_by_side_from_pictures_to_table(tables, make_pictures, tmp_path):
+    source, out = make_pictures(tmp_path / "pictures", classes=3, per_class=4), tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / "pack.py"), str(source), "--envs", str(tmp_path / "none")]
+    subprocess.run([*command, "--work", str(tmp_path / "work"), "--out", str(out), "--rounds", "1"], check=True)
+    result = json.loads(out.read_text())
+    assert result["runs"]["alexnet-fast"][0]["pictures"] == 12
+    ours = result["summary"]["seconds"]["alexnet-fast"]
+    assert ours["working"] < ours["median"]
+    rows = tables.pack_tables.table(result).splitlines()
+    assert rows[0].startswith("12 pictures")
+    assert sorted(row.split("|")[1].strip() for row in rows[4:]) == ["**alexnet-fast pack**", "`cp -r`"]

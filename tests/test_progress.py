@@ -25,6 +25,18 @@ def test_plain_lines_end_with_what_was_done() -> None:
     assert line.endswith(", shard 0")
 
 
+def test_what_is_got_ready_before_the_work_is_told() -> None:
+    out = io.StringIO()
+    with progress_bar("packing", file=out) as progress:
+        progress.note("unpacking a.tar.gz")
+        progress.note("fetching b")  # one of thousands, perhaps: told only when some seconds have passed
+        progress.start(1)
+        progress.advance()
+    first, last = out.getvalue().splitlines()
+    assert first == "packing: unpacking a.tar.gz ..."
+    assert last.startswith("packing: 1 of 1 pictures") and last.endswith(" s")
+
+
 def test_an_error_passes_through_and_says_nothing_more() -> None:
     out = io.StringIO()
     with pytest.raises(ZeroDivisionError), progress_bar("packing", file=out) as progress:
@@ -55,6 +67,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
         from alexnet_fast.progress import progress_bar
         import time
         with progress_bar("packing") as p:
+            p.note("unpacking"); time.sleep(0.2)
             p.start(20)
             for i in range(20):
                 p.advance(); time.sleep(0.02)
@@ -75,6 +88,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     assert process.returncode == 0
     text = shown.decode()
     assert "packing" in text
+    assert "unpacking" in text
     assert "pictures/s" in text
     assert "left" in text
     assert "20/20" in text

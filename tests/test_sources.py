@@ -103,6 +103,10 @@ def test_image_net_as_downloaded(tmp_path):
     _, alone = packed(folder / "ILSVRC2012_img_val.tar", tmp_path / "val")
     assert alone == {"val": EXPECTED["val"]}
 
+    inner = {f"{w}.tar": tar_bytes({k[10:]: d for k, d in TRAIN.items() if k.startswith(w)}) for w in WNIDS}
+    _, unpacked = packed(write_files(tmp_path / "unpacked", inner), tmp_path / "tars")
+    assert unpacked == {"train": EXPECTED["train"]}
+
     (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(UsageError, match=r"ILSVRC2012_devkit_t12\.tar\.gz"):
         pack(folder, tmp_path / "none")
@@ -230,7 +234,10 @@ def test_hugging_face_parquet(tmp_path):
             write_parquet(path, samples[part::2], [WNIDS[c] for c in order])
     info, found = packed(tmp_path / "hf", tmp_path / "out")
     assert found == EXPECTED
-    assert [c.wnid for c in info.classes] == WNIDS
+    assert names(info) == list(zip(WNIDS, WNIDS, strict=True))
+    words = "".join(f"{wnid}\t{name}\n" for wnid, name in zip(WNIDS, WORDS, strict=True))
+    write_files(tmp_path / "hf", {"words.txt": words.encode()})
+    assert names(pack(tmp_path / "hf", tmp_path / "named", limit=1)) == list(zip(WNIDS, WORDS, strict=True))
     folder = write_files(tmp_path / "tree", {f"{s}/{k}": d for s, v in EXPECTED.items() for k, _, d in v})
     pack(folder, tmp_path / "same")
     for split in ("train", "val"):
@@ -438,7 +445,8 @@ def test_torn_archives(tmp_path):
 @pytest.mark.parametrize(
     ("files", "text"),
     [
-        ({"readme.txt": b"x"}, "holds no pictures"),
+        ({"readme.txt": b"x"}, "give the folder or archive they are in"),
+        ({"readme.txt": b"x", "tiny.zip": b"PK"}, r"give tiny\.zip in it"),
         ({"train/a/1.jpg": b"x", "val/1.jpg": b"x"}, "split val has pictures that lie in no class folder"),
         ({"train/a/1.jpg": b"x", "val/b/1.jpg": b"x"}, "has class b, which train has not"),
         ({"train/a/1.jpg": b"x", "train/2.jpg": b"x"}, "pictures beside them"),

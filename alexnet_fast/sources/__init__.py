@@ -6,6 +6,7 @@ Reading a picture later is one open or one pread (`FileReader`). No torch and no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .reading import FileReader
 from .remote import fetch, is_url
 from .staging import Staging
 from .table import MANY, MemberList, Source, Split
-from .tree import read_tree
+from .tree import WNID, class_names, read_tree
 from .webdataset import is_webdataset, read_webdataset
 
 __all__ = ["MANY", "FileReader", "Source", "Split", "open_source"]
@@ -64,7 +65,17 @@ def open_source(
         raise UsageError(f"SOURCE {source} is a pipe, socket or device: give a folder, a zip or a tar")
     if format not in ("auto", found.format):
         raise UsageError(f"{source} looks like {found.format}, not like {format}: leave --format out, or give another")
-    return found
+    return _named(found, path if path.is_dir() else path.parent)
+
+
+def _named(found: Source, folder: Path) -> Source:
+    """The source with names of its classes from a list in `folder`, where all it has itself is wnids."""
+    wnids = [wnid.encode() for wnid, _ in found.classes]
+    if any(wnid != name for wnid, name in found.classes) or not all(map(WNID.fullmatch, wnids)):
+        return found
+    names = class_names(labels_beside([folder]), set(wnids))
+    classes = tuple((wnid, names.get(wnid.encode(), wnid)) for wnid, _ in found.classes)
+    return dataclasses.replace(found, classes=classes)
 
 
 def _open_folder(path: Path, format: str, splits: Sequence[str] | None, stage: Staging, members: MemberList) -> Source:
@@ -80,6 +91,13 @@ def _open_folder(path: Path, format: str, splits: Sequence[str] | None, stage: S
         shards = sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern))
         if shards and (format == "webdataset" or is_webdataset(stage.plain(shards[0]))):
             return read_webdataset(name, [stage.plain(shard) for shard in shards], path)
+    classes = sorted(tar for tar in path.glob("n*.tar") if WNID.fullmatch(tar.stem.encode()))
+    if classes and format in ("auto", "ilsvrc2012"):
+        # ImageNet's training tar, unpacked once: a tar for each class.
+        for number, tar in enumerate(classes):
+            list_tar(tar, members, container=number, prefix=tar.stem.encode() + b"/")
+        found = [tar.resolve() for tar in classes]
+        return read_tree(name, members.table(), found, beside=labels_beside([path]), called="ilsvrc2012", wanted=splits)
     list_folder(path, members)
     return read_tree(
         name, members.table(), [path.resolve()], format=_tree(format), beside=labels_beside(_above(path)), wanted=splits

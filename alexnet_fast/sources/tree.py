@@ -62,7 +62,9 @@ def read_tree(
     found = called or _format(base, texts)
     splits, flat = _sort_pictures(members, base, texts, found, wanted)
     if not splits:
-        raise UsageError(f"{name} holds no pictures ({', '.join(_endings())}): give the folder or archive they are in")
+        archive = next((n for n in names_of(members) if n.endswith((b".zip", b".tar", b".tgz", b".tar.gz"))), None)
+        hint = f"{archive.decode(errors='replace')} in it" if archive else "the folder or archive they are in"
+        raise UsageError(f"{name} holds no pictures ({', '.join(_endings())}): give {hint}")
     if format not in ("auto", found):
         raise UsageError(f"{name} looks like {found}, not like {format}: leave --format out, or give another SOURCE")
     classes = _classes(splits, flat, name, wanted)

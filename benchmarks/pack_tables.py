@@ -1,0 +1,56 @@
+"""What a result of benchmarks/pack.py says, as the tables of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TITLES = {
+    "alexnet-fast": "**alexnet-fast pack**",
+    "cp -r": "`cp -r`",
+    "mds": "MosaicML Streaming",
+    "webdataset": "WebDataset",
+    "litdata": "LitData",
+    "ffcv": "FFCV",
+}
+HEADER = ("", "runs", "seconds (least–most)", "without imports", "CPU s", "MB on disk", "to pack's", "without imports")
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A row for each way to write a data set, the quickest first, with its time as a multiple of pack's."""
+    rows = result["summary"]["seconds"]
+    ours = rows["alexnet-fast"]
+    source = result["environment"]["source"]
+    lines = [
+        f"{source['jpegs']:,} pictures, {source['megabytes']:,.0f} MB:",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|---" + "|---:" * (len(HEADER) - 1) + "|",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["median"]):
+        bold = "**" if name == "alexnet-fast" else ""
+        cells = [
+            title(name), str(row["runs"]), f"{bold}{row['median']:.2f}{bold} ({row['least']:.2f}–{row['most']:.2f})",
+            f"{row['working']:.2f}", f"{row['cpu']:.1f}", f"{row['megabytes']:,.0f}",
+            f"{row['median'] / ours['median']:.2f}", f"{row['working'] / ours['working']:.2f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def title(name: str) -> str:
+    first, comma, rest = name.partition(",")
+    return TITLES[first] + comma + rest
+
+
+def machine(result: Mapping[str, Any]) -> str:
+    """The machine and the versions, in a sentence each."""
+    e = result["environment"]
+    versions = dict(e["versions"])
+    for name, runs in result["runs"].items():
+        versions |= {title(name.partition(",")[0]).strip("*"): run["version"] for run in runs if "version" in run}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{e['cores']} cores of an {e['cpu']}, Linux {e['kernel']}, Python {e['python']}; measured {e['date']}. "
+        f"Versions: {listed}."
+    )
