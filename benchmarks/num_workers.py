@@ -115,7 +115,7 @@ def open_batches(case: dict[str, Any], train: Path, packed: Path) -> Any:
 
 def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
     """Seconds to each epoch's first batch and to its end, and CPU seconds over all processes."""
-    from alexnet_fast.bench.processes import tree_usage
+    from alexnet_fast.bench.processes import possible_cpu_seconds, tree_usage
 
     load = os.getloadavg()[0]  # of the last minute: what else the machine was doing
     batches = open_batches(case, train, packed)
@@ -128,7 +128,7 @@ def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
             first = first or time.perf_counter() - begin
         seconds = time.perf_counter() - begin
         after = tree_usage(os.getpid())
-        cpu = after.cpu_seconds - before.cpu_seconds if before and after else None
+        cpu = possible_cpu_seconds(before, after, seconds) if before and after else None
         epochs.append({"first_batch_s": first, "seconds": seconds, "pictures": int(count) * BATCH, "cpu_s": cpu})
     return {**case, "load_average": load, "epochs": epochs}
 

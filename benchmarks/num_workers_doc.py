@@ -43,7 +43,7 @@ def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "first_batch_s": median(run["epochs"][0]["first_batch_s"] for run in runs),
                 "first_epoch_s": median(run["epochs"][0]["seconds"] for run in runs),
                 "later_epoch_s": median(later), "spread": (max(later) - min(later)) / median(later),
-                "cpu_s": median(epoch["cpu_s"] for run in runs for epoch in run["epochs"]),
+                "cpu_s": median(e["cpu_s"] for run in runs for e in run["epochs"] if e["cpu_s"] is not None),
                 "pictures": runs[0]["epochs"][0]["pictures"],
             }
         )  # fmt: skip

@@ -20,10 +20,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
+import sweep_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md")
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident")
@@ -252,7 +253,12 @@ def gpu_results() -> dict[str, str]:
 
 
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results]
+def sweep_results() -> dict[str, str]:
+    """Two sweeps over each data set."""
+    return sweep_tables.tables(RESULTS, markdown)
+
+
+TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, sweep_results]
 
 
 def all_tables() -> dict[str, str]:

@@ -127,6 +127,8 @@ def test_explains_in_the_terminal_and_in_the_files(whole: tuple[subprocess.Compl
         assert sentence in text
     assert "--loader-settings" in done.stdout
     assert "Traceback" not in done.stderr
+    # 62 million weights against specks of pictures.
+    assert re.search(r"so the device is slower than the loader: the best setting reads [\d.]+ times as fast", text)
     # Short epochs: what the start of worker processes costs is said with the epoch length that pays for it.
     said = " ".join(report.explanation)
     assert re.search(r"ImageFolder by number of worker processes: 0: [\d,.]+, 2: [\d,.]+ pictures/s", said)
@@ -150,11 +152,12 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
         pytest.skip("needs a system with affinity and two cores")
     core = str(min(os.sched_getaffinity(0)))
     done = run(
-        tiny, "--num-workers", "1,2", "--batch-size", 16, "--image-size", 96, "--seconds", 0.4, "--device", "cpu",
+        tiny, "--num-workers", "1,2", "--batch-size", 16, "--image-size", 32, "--seconds", 0.4, "--device", "cpu",
         "--backend", "torchvision", "--model", "none", "--out", tmp_path, prefix=("taskset", "-c", core),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Too few cores for more" in done.stdout
+    assert re.search(r"It is decode-bound: a picture \(96x96 pixels in the median\) takes [\d.]+ ms", done.stdout)
     assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
@@ -272,6 +275,7 @@ def test_a_setting_that_cannot_run_is_a_row_with_its_reason(tiny: Path) -> None:
         (["TINY", "--baseline", "no-such-folder"], "--baseline takes a folder of class folders"),
         (["TINY", "--backend", "magic"], "backend must be one of"),
         (["TINY", "--seconds", "0"], "seconds must be positive"),
+        (["TINY", "--batch-size", "97,128"], "a batch of 97 is more than the 96 pictures of split 'train'"),
         (["TINY", "--num-workers", "two"], "--num-workers takes whole numbers"),
     ],
 )

@@ -110,6 +110,7 @@ class _Session:
         self._cells: list[Cell] = []
         self._extra: list[Row] = []
         self._import_s = 3.0
+        self._announced_s: float | None = None
 
     def run(self) -> None:
         c = self._config
@@ -118,6 +119,7 @@ class _Session:
         self._measure_demand()
         self._plan()
         estimate = self._estimate()
+        self._announced_s = time.monotonic() - self._begin + estimate
         self._display.say(
             f"{len(self._cells)} settings, up to {self._repeats} times {self._slice:.2g} s each: "
             f"about {estimate:.0f} s from here"
@@ -288,7 +290,7 @@ class _Session:
         best = choose(measured)
         report = BenchReport(
             measured=measured, recommendation=recommendation(best), explanation=explain(measured, best),
-            complete=complete, seconds=time.monotonic() - self._begin,
+            complete=complete, seconds=time.monotonic() - self._begin, announced_s=self._announced_s,
             out=None if self._config.out is None else Path(self._config.out),
         )  # fmt: skip
         if report.out is not None:
