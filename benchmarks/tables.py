@@ -252,12 +252,12 @@ def gpu_results() -> dict[str, str]:
     return {"gpu": "\n\n".join(map(gpu_tables.table, measured or found))} if found else {}
 
 
-# Other benchmarks add a function here: {name of a table: its Markdown}.
 def sweep_results() -> dict[str, str]:
     """Two sweeps over each data set."""
     return sweep_tables.tables(RESULTS, markdown)
 
 
+# Other benchmarks add a function here: {name of a table: its Markdown}.
 TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, sweep_results]
 
 
