@@ -47,13 +47,13 @@ def bench_loader(config: BenchConfig) -> BenchReport:
     records = info.split(config.split).records
     if not records:
         raise UsageError(f"split {config.split!r} of {config.dataset} holds no pictures: pack some first")
+    if config.baseline is not None:
+        _count_pictures(Path(config.baseline))
     if min(config.batch_sizes) > records:
         raise UsageError(
             f"a batch of {min(config.batch_sizes)} is more than the {records} pictures of split {config.split!r}: "
             f"give a --batch-size of {records} or less"
         )
-    if config.baseline is not None:
-        _count_pictures(Path(config.baseline))
     with ExitStack() as stack, open_display() as display:
         session = _Session(config, display, stack)
         try:
