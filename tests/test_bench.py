@@ -67,8 +67,8 @@ def whole(
     folder = make_pictures(tmp_path_factory.mktemp("folder"), classes=3, per_class=16, size=(200, 150))
     out = tmp_path_factory.mktemp("out") / "deeper"
     done = run(
-        tiny, "--num-workers", "0,2", "--batch-size", "16,97", "--image-size", 32, "--seconds", 0.4, "--baseline", folder,
-        "--device", "cpu", "--backend", "torchvision", "--out", out,
+        tiny, "--num-workers", "0,2", "--batch-size", "16,97", "--image-size", 32, "--seconds", 0.4, "--baseline",
+        folder, "--device", "cpu", "--backend", "torchvision", "--out", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, out
