@@ -36,6 +36,7 @@ class Row:
 
     Attributes:
         backend: of the loader; 'imagefolder' is torchvision's ImageFolder under a plain DataLoader.
+        worker_kind: 'thread' or 'process'; None where that is not known.
         num_workers, pin_memory, batch_size: the setting; None in a row that stands for several.
         images_per_s: median over the repeats, in the middle of an epoch: neither start-up nor the epoch's end in it.
         spread: (highest - lowest) / median of the repeats; None with one repeat.
@@ -68,6 +69,7 @@ class Row:
     cpu_seconds_per_1k_images: float | None = None
     cpu_wait_seconds_per_1k_images: float | None = None
     other_cores: float | None = None
+    worker_kind: str | None = None
     status: str = OK
 
     @property
