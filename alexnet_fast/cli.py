@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -266,7 +267,8 @@ def bench_loader(
             persistent_workers=persistent_workers, timeout=timeout,
         )
     )  # fmt: skip
-    typer.echo(report.closing_lines())
+    terminal = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
+    typer.echo(report.closing_lines(terminal))
 
 
 @app.command()

@@ -9,7 +9,7 @@ round, added to RESULT at once. `doc` draws docs/num-workers.png and renews the 
 
 Cases: pictures from files (PIL, ToTensor, Normalize) or from a tensor in memory; 0, 1, 2 or 4 workers; workers that are
 forked each epoch (PyTorch's default on Linux), forked once (persistent_workers), or spawned each epoch (the default of
-Windows and macOS); and alexnet-fast's threads over a packed data set.
+Windows and macOS); and alexnet-fast over a packed data set, its workers forked once or threads.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def cases() -> list[dict[str, Any]]:
         for workers in WORKERS:
             starts = ("none",) if not workers else STARTS if workers > 1 else STARTS[:2]
             found += [{"data": data, "workers": workers, "start": start} for start in starts]
-    return found + [{"data": "packed", "workers": workers, "start": "threads"} for workers in WORKERS]
+    kinds = {workers: ("processes", "threads") if workers else ("none",) for workers in WORKERS}
+    return found + [{"data": "packed", "workers": n, "start": kind} for n in WORKERS for kind in kinds[n]]
 
 
 def open_batches(case: dict[str, Any], train: Path, packed: Path) -> Any:
@@ -97,6 +98,7 @@ def open_batches(case: dict[str, Any], train: Path, packed: Path) -> Any:
             LoaderConfig(
                 dataset=packed, batch_size=BATCH, image_size=64, num_workers=case["workers"],
                 backend="torchvision", device="cpu",
+                options={"workers": {"processes": "process", "threads": "thread"}.get(case["start"], "auto")},
             )
         )  # fmt: skip
     from torch.utils.data import DataLoader
@@ -115,7 +117,7 @@ def open_batches(case: dict[str, Any], train: Path, packed: Path) -> Any:
 
 def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
     """Seconds to each epoch's first batch and to its end, and CPU seconds over all processes."""
-    from alexnet_fast.bench.processes import tree_usage
+    from alexnet_fast.bench.processes import possible_cpu_seconds, tree_usage
 
     load = os.getloadavg()[0]  # of the last minute: what else the machine was doing
     batches = open_batches(case, train, packed)
@@ -128,7 +130,7 @@ def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
             first = first or time.perf_counter() - begin
         seconds = time.perf_counter() - begin
         after = tree_usage(os.getpid())
-        cpu = after.cpu_seconds - before.cpu_seconds if before and after else None
+        cpu = possible_cpu_seconds(before, after, seconds) if before and after else None
         epochs.append({"first_batch_s": first, "seconds": seconds, "pictures": int(count) * BATCH, "cpu_s": cpu})
     return {**case, "load_average": load, "epochs": epochs}
 

@@ -18,6 +18,7 @@ STARTS = {
     "fork": {"en": "fork, every epoch", "zh": "fork,每个 epoch 重启"},
     "fork-once": {"en": "fork, persistent", "zh": "fork,常驻"},
     "spawn": {"en": "spawn, every epoch", "zh": "spawn,每个 epoch 重启"},
+    "processes": {"en": "fork, persistent", "zh": "fork,常驻"},
     "threads": {"en": "threads", "zh": "线程"},
 }
 HEADINGS = {
@@ -43,7 +44,7 @@ def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "first_batch_s": median(run["epochs"][0]["first_batch_s"] for run in runs),
                 "first_epoch_s": median(run["epochs"][0]["seconds"] for run in runs),
                 "later_epoch_s": median(later), "spread": (max(later) - min(later)) / median(later),
-                "cpu_s": median(epoch["cpu_s"] for run in runs for epoch in run["epochs"]),
+                "cpu_s": median(e["cpu_s"] for run in runs for e in run["epochs"] if e["cpu_s"] is not None),
                 "pictures": runs[0]["epochs"][0]["pictures"],
             }
         )  # fmt: skip
@@ -97,6 +98,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     colours = {"fork": "#0072B2", "fork-once": "#009E73", "spawn": "#D55E00", "threads": "#CC79A7"}
+    colours["processes"] = colours["fork-once"]
     figure = Figure(figsize=(3.3 * len({row["data"] for row in rows}) + 1.5, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     shown = [data for data in DATA if any(row["data"] == data for row in rows)]

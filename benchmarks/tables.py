@@ -21,10 +21,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
 import pack_tables
+import sweep_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md")
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident")
@@ -258,8 +259,13 @@ def pack_results() -> dict[str, str]:
     return tables | ({"pack-machine": pack_tables.machine(next(iter(found.values())))} if found else {})
 
 
+def sweep_results() -> dict[str, str]:
+    """Two sweeps over each data set."""
+    return sweep_tables.tables(RESULTS, markdown)
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, pack_results]
+TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, pack_results, sweep_results]
 
 
 def all_tables() -> dict[str, str]:

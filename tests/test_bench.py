@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def whole(
     folder = make_pictures(tmp_path_factory.mktemp("folder"), classes=3, per_class=16, size=(200, 150))
     out = tmp_path_factory.mktemp("out") / "deeper"
     done = run(
-        tiny, "--num-workers", "0,2", "--batch-size", 16, "--image-size", 32, "--seconds", 0.4, "--baseline", folder,
-        "--device", "cpu", "--backend", "torchvision", "--out", out,
+        tiny, "--num-workers", "0,2", "--batch-size", "16,97", "--image-size", 32, "--seconds", 0.4, "--baseline",
+        folder, "--device", "cpu", "--backend", "torchvision", "--out", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, out
@@ -91,7 +91,7 @@ def test_measures_each_setting_and_recommends_one_of_them(
     whole: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     report = read_report(whole[1] / "bench-loader.json")
-    rows = {(row.backend, row.num_workers): row for row in report.measured.rows}
+    rows = {(row.backend, row.num_workers): row for row in report.measured.rows if row.batch_size != 97}
     assert set(rows) == {
         ("torchvision", 0), ("torchvision", 2), ("imagefolder", 0), ("imagefolder", 2), ("all", None),
     }  # fmt: skip
@@ -107,6 +107,16 @@ def test_measures_each_setting_and_recommends_one_of_them(
     # A DataLoader's workers are processes of their own, and cost their memory.
     assert rows["imagefolder", 2].peak_rss_mb > rows["imagefolder", 0].peak_rss_mb * 1.5
     assert report.recommendation in [rows["torchvision", n].setting for n in (0, 2)]
+
+
+def test_a_setting_that_cannot_run_is_a_row_with_its_reason(
+    whole: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    rows = [row for row in read_report(whole[1] / "bench-loader.json").measured.rows if row.batch_size == 97]
+    assert [row.status for row in rows if row.backend == "torchvision"] == [
+        "a batch of 97 is more than the 96 pictures that there are"
+    ] * 2
+    assert len(rows) == 4 and all(row.images_per_s is None for row in rows)
 
 
 def test_marks_pinned_memory_as_not_applicable_once(whole: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -127,10 +137,12 @@ def test_explains_in_the_terminal_and_in_the_files(whole: tuple[subprocess.Compl
         assert sentence in text
     assert "--loader-settings" in done.stdout
     assert "Traceback" not in done.stderr
+    # 62 million weights against specks of pictures.
+    assert re.search(r"so the device is slower than the loader: the best setting reads [\d.]+ times as fast", text)
     # Short epochs: what the start of worker processes costs is said with the epoch length that pays for it.
     said = " ".join(report.explanation)
     assert re.search(r"ImageFolder by number of worker processes: 0: [\d,.]+, 2: [\d,.]+ pictures/s", said)
-    none, two = (row for row in report.measured.rows if row.backend == "imagefolder")
+    none, two = (row for row in report.measured.rows if row.backend == "imagefolder" and row.ok)
     if two.start > none.start:  # on cores that others use as well, it may come out the other way round
         pays = break_even(none, two)
         assert ("never win that back" if pays is None else f"2 workers pay from {pays:,.0f}"[:19]) in said
@@ -150,11 +162,12 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
         pytest.skip("needs a system with affinity and two cores")
     core = str(min(os.sched_getaffinity(0)))
     done = run(
-        tiny, "--num-workers", "1,2", "--batch-size", 16, "--image-size", 96, "--seconds", 0.4, "--device", "cpu",
+        tiny, "--num-workers", "1,2", "--batch-size", 16, "--image-size", 32, "--seconds", 0.4, "--device", "cpu",
         "--backend", "torchvision", "--model", "none", "--out", tmp_path, prefix=("taskset", "-c", core),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Too few cores for more" in done.stdout
+    assert re.search(r"It is decode-bound: a picture \(96x96 pixels in the median\) takes [\d.]+ ms", done.stdout)
     assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
@@ -260,11 +273,6 @@ def test_a_cell_ends_with_the_sweep_that_started_it(tiny: Path) -> None:
     assert process.wait(timeout=20) != 0
 
 
-def test_a_setting_that_cannot_run_is_a_row_with_its_reason(tiny: Path) -> None:
-    with pytest.raises(CellError, match="more than the split has pictures: give a smaller --batch-size"):
-        run_cell(loader_task(tiny, batch_size=97), 60)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -272,6 +280,7 @@ def test_a_setting_that_cannot_run_is_a_row_with_its_reason(tiny: Path) -> None:
         (["TINY", "--baseline", "no-such-folder"], "--baseline takes a folder of class folders"),
         (["TINY", "--backend", "magic"], "backend must be one of"),
         (["TINY", "--seconds", "0"], "seconds must be positive"),
+        (["TINY", "--batch-size", "97,128"], "a batch of 97 is more than the 96 pictures of split 'train'"),
         (["TINY", "--num-workers", "two"], "--num-workers takes whole numbers"),
     ],
 )
@@ -299,7 +308,8 @@ def test_the_gil_is_named_where_pictures_are_specks(tmp_path: Path) -> None:
         "seed": 0, "warm_seconds": 0.1,
     }  # fmt: skip
     for _ in range(3):  # on cores that others use as well, how threads fare is a matter of luck
-        events = run_cell(task, 60).by_name
+        with ahead_of_others():
+            events = run_cell(task, 60).by_name
         environment = Environment(**events["environment"])
         rows = tuple(
             Row(backend="torchvision", num_workers=n, pin_memory=False, batch_size=16, images_per_s=9000.0)
@@ -310,6 +320,18 @@ def test_the_gil_is_named_where_pictures_are_specks(tmp_path: Path) -> None:
         if "The GIL is in the way: 2 threads" in said:
             return
     raise AssertionError(said)
+
+
+@contextlib.contextmanager
+def ahead_of_others() -> Iterator[None]:
+    """What is started here comes before other programs, where the system allows that."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 def test_default_numbers_of_workers_go_one_step_above_the_cores() -> None:

@@ -273,6 +273,8 @@ def test_gil() -> None:
     assert "reach 1.1 times the pictures of one (1.2 of them run at a time)" in text
     assert "The GIL is in the way" in said(measured(*rows, thread_scaling=1.1, **quick))
     assert "GIL" not in said(measured(*rows, thread_scaling=1.9, **quick))
+    processes = [replace(r, worker_kind="process") for r in rows]
+    assert "GIL" not in said(measured(*processes, thread_scaling=1.1, **quick))
     assert "GIL" in said(measured(*rows, thread_scaling=0.7, threads_running=1.9, **quick))
     # Threads that could run but found no free core are not held back by the GIL.
     assert "GIL" not in said(measured(*rows, thread_scaling=1.1, threads_running=1.9, **quick))

@@ -114,6 +114,13 @@ class Source:
             return _to_device(self._iterable, self._task["device"])
         return iter(self._iterable)
 
+    @property
+    def worker_kind(self) -> str | None:
+        """'thread' or 'process'; None where a backend has workers of its own."""
+        if self._task["loader"]["backend"] == BASELINE:
+            return "process"
+        return getattr(self._iterable, "workers", None)
+
     def close(self) -> None:
         if hasattr(self._iterable, "close"):
             self._iterable.close()
@@ -174,7 +181,7 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
     emit("ready")
     begin = time.perf_counter()
     source = Source(task)
-    emit("opened", seconds=time.perf_counter() - begin)
+    emit("opened", seconds=time.perf_counter() - begin, worker_kind=source.worker_kind)
     epoch = source.epoch()
     next(epoch)
     synchronise(device)

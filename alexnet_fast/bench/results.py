@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from ..errors import UsageError
@@ -35,6 +36,7 @@ class Row:
 
     Attributes:
         backend: of the loader; 'imagefolder' is torchvision's ImageFolder under a plain DataLoader.
+        worker_kind: 'thread' or 'process'; None where that is not known.
         num_workers, pin_memory, batch_size: the setting; None in a row that stands for several.
         images_per_s: median over the repeats, in the middle of an epoch: neither start-up nor the epoch's end in it.
         spread: (highest - lowest) / median of the repeats; None with one repeat.
@@ -67,6 +69,7 @@ class Row:
     cpu_seconds_per_1k_images: float | None = None
     cpu_wait_seconds_per_1k_images: float | None = None
     other_cores: float | None = None
+    worker_kind: str | None = None
     status: str = OK
 
     @property
@@ -229,7 +232,7 @@ class BenchReport:
         recommendation: the setting to train with; None where no cell could be measured.
         explanation: sentences.
         complete: False where it was stopped before all cells were measured.
-        seconds: that it took.
+        seconds: that it took; announced_s: what it said beforehand that it would, None where it ended before that.
         out: folder of the three files; None where none was asked for.
     """
 
@@ -238,6 +241,7 @@ class BenchReport:
     explanation: tuple[str, ...]
     complete: bool = True
     seconds: float = 0.0
+    announced_s: float | None = None
     out: Path | None = None
 
     def to_json(self) -> str:
@@ -252,12 +256,15 @@ class BenchReport:
             "explanation": list(self.explanation),
             "complete": self.complete,
             "seconds": self.seconds,
+            "announced_s": self.announced_s,
         }
         return json.dumps(_rounded(content), indent=2, ensure_ascii=False) + "\n"
 
-    def closing_lines(self) -> str:
-        """The verdict, for the terminal."""
+    def closing_lines(self, columns: int | None = None) -> str:
+        """The verdict, for the terminal: a line a sentence, or as a list wrapped to so many columns."""
         lines = list(self.explanation)
+        if columns is not None:
+            lines = [fill(line, columns, initial_indent="- ", subsequent_indent="  ") for line in lines]
         if self.out is not None:
             lines.append(f"Written: {self.out / 'bench-loader.json'}, .md and .png")
             if self.recommendation is not None:
@@ -285,6 +292,7 @@ def read_report(path: Path | str) -> BenchReport:
             explanation=tuple(content["explanation"]),
             complete=bool(content["complete"]),
             seconds=float(content["seconds"]),
+            announced_s=content.get("announced_s"),
         )
     except OSError as error:
         raise UsageError(

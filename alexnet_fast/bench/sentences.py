@@ -265,7 +265,7 @@ def _say_main_process(measured: Measured, row: Row) -> str | None:
 
 def _say_gil(measured: Measured, row: Row) -> str | None:
     s = measured.stages
-    if row.backend != "torchvision" or not s.threads or s.thread_scaling is None:
+    if row.backend != "torchvision" or row.worker_kind == "process" or not s.threads or s.thread_scaling is None:
         return None
     # Cores taken by other programs slow threads down too, so how many of them could run tells more than their speed;
     # but for lack of cores alone several threads are not slower than one.

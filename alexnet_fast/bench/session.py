@@ -47,13 +47,13 @@ def bench_loader(config: BenchConfig) -> BenchReport:
     records = info.split(config.split).records
     if not records:
         raise UsageError(f"split {config.split!r} of {config.dataset} holds no pictures: pack some first")
+    if config.baseline is not None:
+        _count_pictures(Path(config.baseline))
     if min(config.batch_sizes) > records:
         raise UsageError(
             f"a batch of {min(config.batch_sizes)} is more than the {records} pictures of split {config.split!r}: "
             f"give a --batch-size of {records} or less"
         )
-    if config.baseline is not None:
-        _count_pictures(Path(config.baseline))
     with ExitStack() as stack, open_display() as display:
         session = _Session(config, display, stack)
         try:
@@ -110,6 +110,7 @@ class _Session:
         self._cells: list[Cell] = []
         self._extra: list[Row] = []
         self._import_s = 3.0
+        self._announced_s: float | None = None
 
     def run(self) -> None:
         c = self._config
@@ -118,6 +119,7 @@ class _Session:
         self._measure_demand()
         self._plan()
         estimate = self._estimate()
+        self._announced_s = time.monotonic() - self._begin + estimate
         self._display.say(
             f"{len(self._cells)} settings, up to {self._repeats} times {self._slice:.2g} s each: "
             f"about {estimate:.0f} s from here"
@@ -288,7 +290,7 @@ class _Session:
         best = choose(measured)
         report = BenchReport(
             measured=measured, recommendation=recommendation(best), explanation=explain(measured, best),
-            complete=complete, seconds=time.monotonic() - self._begin,
+            complete=complete, seconds=time.monotonic() - self._begin, announced_s=self._announced_s,
             out=None if self._config.out is None else Path(self._config.out),
         )  # fmt: skip
         if report.out is not None:

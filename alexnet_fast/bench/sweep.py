@@ -166,6 +166,7 @@ class Cell:
     first_epochs: list[float] = field(default_factory=list)
     later_epochs: list[float] = field(default_factory=list)
     peak_mb: float | None = None
+    worker_kind: str | None = None
     status: str = OK
     seconds: float = 0.0  # that its last repeat took, start-up and all
 
@@ -203,6 +204,7 @@ class Cell:
             value = events.get(event, name)
             if value is not None:
                 values.append(value)
+        self.worker_kind = events.get("opened", "worker_kind")
         if events.peak_rss_mb is not None:
             self.peak_mb = max(self.peak_mb or 0.0, events.peak_rss_mb)
 
@@ -224,6 +226,7 @@ class Cell:
             cpu_seconds_per_1k_images=_median(self.cpu),
             cpu_wait_seconds_per_1k_images=_median(self.cpu_wait),
             other_cores=_median(self.others),
+            worker_kind=self.worker_kind,
             status=self.status,
         )
 
