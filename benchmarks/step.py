@@ -1,6 +1,6 @@
 """Training steps without data: a plain fp32 loop and ours, side by side, and what share of the machine ours uses.
 
-    python benchmarks/step.py --out benchmarks/results/step-cpu.json
+    python benchmarks/step.py --repeats 5 --out benchmarks/results/step-xeon.json
     python benchmarks/step.py --device cuda --batch-sizes 128,256,512,1024 --out benchmarks/results/step-gpu.json
 
 The two loops run alternately, so that whatever else the machine does falls on both. The plain loop is the one of most
@@ -16,6 +16,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from alexnet_fast.config import MODELS
 from alexnet_fast.device import choose_device
 from alexnet_fast.distributed import Ranks
 from alexnet_fast.models import count_parameters, forward_flops
+from alexnet_fast.precision import cpu_bf16_instructions
 from alexnet_fast.run_folder import hardware, versions
 from alexnet_fast.shards import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info, write_file_atomically
 from alexnet_fast.stopping import Stops
@@ -38,6 +41,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """Without TF32 in matrix products and without cuDNN's trials, which the trainer has switched on."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.benchmark = before
+
+
 def plain_steps(model: str, batch: int, classes: int, size: int, device: torch.device):
     """A function that takes one step of the plain loop."""
     network = create_model(model, classes, size).to(device).train()
@@ -45,10 +60,11 @@ def plain_steps(model: str, batch: int, classes: int, size: int, device: torch.d
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(classes, (batch,), device=device)
 
     def step() -> None:
-        optimizer.zero_grad()
-        loss = cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
+        with as_torch_comes():
+            optimizer.zero_grad()
+            loss = cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
 
     return step
 
@@ -153,7 +169,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             content = {
                 "what": __doc__.splitlines()[0],
-                "hardware": hardware(device),
+                "hardware": {**hardware(device), "bf16_instructions": cpu_bf16_instructions()},
                 "versions": versions(),
                 "rows": rows,
             }

@@ -24,8 +24,11 @@ import pack_tables
 import sweep_tables
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))  # also where this file is loaded from elsewhere
+from training_tables import training_tables  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident")
@@ -264,8 +267,19 @@ def sweep_results() -> dict[str, str]:
     return sweep_tables.tables(RESULTS, markdown)
 
 
+def training_results() -> dict[str, str]:
+    """Ablations, recipes and the training step."""
+    return training_tables(load, markdown)
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, pack_results, sweep_results]
+TABLES: list[Callable[[], dict[str, str]]] = [
+    loaders_tables,
+    gpu_results,
+    pack_results,
+    sweep_results,
+    training_results,
+]
 
 
 def all_tables() -> dict[str, str]:
