@@ -331,12 +331,16 @@ def plot_confusion(
         counts: (classes, classes); row is the true class, column the predicted one.
         names: in label order; written out up to 40 classes.
     """
+    from matplotlib.colors import PowerNorm
+
     size = len(names)
     side = min(14.0, max(5.0, 0.42 * size + 2.5)) if size <= 40 else 9.0
     figure = new_figure(side + 1, side, title)
     axes = figure.subplots()
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    # Among many classes the shares are small: drawn evenly, all but the diagonal would be as good as white.
+    norm = PowerNorm(0.4 if size > 20 else 1, vmin=0, vmax=1)
+    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
     axes.set_xlabel("predicted class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
     if size <= 40:

@@ -13,7 +13,6 @@ from PIL import Image
 import alexnet_fast as af
 from alexnet_fast.errors import DamagedDataError, UsageError
 from alexnet_fast.evaluate import evaluate
-from alexnet_fast.evaluation_report import class_lines
 from alexnet_fast.export import export
 from alexnet_fast.inspection import read_picture
 from alexnet_fast.predict import load_picture, predict
@@ -177,7 +176,8 @@ def test_a_report_is_one_page_with_everything_in_it(trained, packed, tmp_path):
     assert "http" not in page.replace("http-equiv", "")
     for label in range(4):
         assert f"class {label}" in page
-    lines = class_lines(result)
-    assert lines[0].startswith("hardest classes: class")
+    lines = result.closing_lines().splitlines()
+    assert lines[2].startswith("hardest classes: class")
+    assert lines[-1] == f"report: {tmp_path / 'report' / 'index.html'}"
     with pytest.raises(UsageError, match="is a file"):
         evaluate(trained, packed, device="cpu", backend="torchvision", num_workers=0, report=packed / "dataset.json")
