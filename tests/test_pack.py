@@ -242,7 +242,7 @@ def test_a_killed_worker_is_an_error_and_what_is_finished_stays(tmp_path):
 
 def test_ctrl_c_ends_in_one_line_and_can_be_resumed(tmp_path):
     pictures = [jpeg(i, (600, 500)) for i in range(40)]
-    source = write_files(tmp_path / "s", {f"a/{i}.jpg": pictures[i % 40] for i in range(800)})
+    source = write_files(tmp_path / "s", {f"a/{i}.jpg": pictures[i % 40] for i in range(300)})
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_fast", "pack", str(source), str(tmp_path / "out"), "--workers", "2",
          "--shard-bytes", "60000", "--resize-shorter", "450"], stderr=subprocess.PIPE, text=True,
