@@ -124,6 +124,15 @@ def environment(source: Path) -> dict[str, Any]:
     }
 
 
+def working(name: str, runs: list[dict[str, Any]]) -> float | None:
+    """Median seconds from the end of the imports to the end of sync; None where imports were not told apart."""
+    if name == "cp -r":  # imports nothing
+        return statistics.median(run["seconds"] for run in runs)
+    if not all("seconds_after_imports" in run for run in runs):
+        return None
+    return statistics.median(run["seconds_after_imports"] + run["sync_seconds"] for run in runs)
+
+
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Of each: runs, median, least and most seconds, and what they went into; and how pack compares with the others."""
     rows = {}
@@ -133,11 +142,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             seconds = [r["seconds"] for r in good]
             rows[name] = {
                 "runs": len(good), "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds),
-                # From the end of the imports to the end of sync; for cp, which imports nothing, all of it.
-                "working": statistics.median(
-                    r["seconds_after_imports"] + r["sync_seconds"] if "seconds_after_imports" in r else r["seconds"]
-                    for r in good
-                ),
+                "working": working(name, good),
                 "cpu": statistics.median(r["cpu_seconds"] for r in good),
                 "megabytes": statistics.median(r["megabytes_on_disk"] for r in good),
             }  # fmt: skip
@@ -145,6 +150,8 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     peers = [row for name, row in rows.items() if name not in ("alexnet-fast", "cp -r")]
     if ours := rows.get("alexnet-fast"):
         for column in ("median", "working"):
+            if ours[column] is None:
+                continue
             compared[column] = {
                 "cp_over_ours": rows["cp -r"][column] / ours[column] if "cp -r" in rows else None,
                 "fastest_peer_over_ours": min(row[column] for row in peers) / ours[column] if peers else None,

@@ -259,6 +259,8 @@ def gpu_results() -> dict[str, str]:
 def pack_results() -> dict[str, str]:
     found = {name: result for name in ("full", "tiny") if (result := load(f"pack-{name}")) is not None}
     tables = {f"pack-{name}": pack_tables.table(result) for name, result in found.items()}
+    if "tiny" in found:
+        tables["pack-sentence"] = pack_tables.sentence(found["tiny"])
     return tables | ({"pack-machine": pack_tables.machine(next(iter(found.values())))} if found else {})
 
 
