@@ -18,6 +18,7 @@ from torch import nn
 
 from .config import MODELS
 from .errors import UsageError
+from .response_norm import ResponseNorm
 
 # The paper writes k + alpha * sum; PyTorch divides alpha by the window first, so its 1e-4 is 5e-4 there.
 _LRN_SIZE, _LRN_ALPHA, _LRN_BETA, _LRN_K = 5, 1e-4, 0.75, 2.0
@@ -82,7 +83,7 @@ class AlexNet(nn.Module):
                 layers.append(nn.BatchNorm2d(outputs))
             relu, pool = nn.ReLU(inplace=True), nn.MaxPool2d(kernel_size=3, stride=2)
             if a.norm == "lrn" and i < 2:
-                layers += [relu, nn.LocalResponseNorm(_LRN_SIZE, _LRN_ALPHA * _LRN_SIZE, _LRN_BETA, _LRN_K), pool]
+                layers += [relu, ResponseNorm(_LRN_SIZE, _LRN_ALPHA * _LRN_SIZE, _LRN_BETA, _LRN_K), pool]
             else:
                 # Pooling first gives the same outputs and gradients to the bit, and leaves ReLU a quarter of the work.
                 layers += [pool, relu] if i in (0, 1, 4) else [relu]
@@ -140,8 +141,8 @@ def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
 
 def _initialise(model: AlexNet) -> None:
     init = model.architecture.init
-    if init == "default":
-        return
+    if init == "default" or model.classifier[-1].weight.is_meta:
+        return  # drawing numbers without storage makes torch import its compiler: 4 CPU seconds before a prediction
     convs: list[nn.Conv2d | nn.Linear] = [m for m in model.features if isinstance(m, nn.Conv2d)]
     linears: list[nn.Conv2d | nn.Linear] = [m for m in model.classifier if isinstance(m, nn.Linear)]
     # Section 5 of the paper: biases of 1 in the second, fourth and fifth convolution and in the hidden layers.

@@ -1,6 +1,6 @@
 """Training steps without data: a plain fp32 loop and ours, side by side, and what share of the machine ours uses.
 
-    python benchmarks/step.py --out benchmarks/results/step-cpu.json
+    python benchmarks/step.py --repeats 5 --out benchmarks/results/step-xeon.json
     python benchmarks/step.py --device cuda --batch-sizes 128,256,512,1024 --out benchmarks/results/step-gpu.json
 
 The two loops run alternately, so that whatever else the machine does falls on both. The plain loop is the one of most
@@ -26,6 +26,7 @@ from alexnet_fast.config import MODELS
 from alexnet_fast.device import choose_device
 from alexnet_fast.distributed import Ranks
 from alexnet_fast.models import count_parameters, forward_flops
+from alexnet_fast.precision import cpu_bf16_instructions
 from alexnet_fast.run_folder import hardware, versions
 from alexnet_fast.shards import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info, write_file_atomically
 from alexnet_fast.stopping import Stops
@@ -153,7 +154,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             content = {
                 "what": __doc__.splitlines()[0],
-                "hardware": hardware(device),
+                "hardware": {**hardware(device), "bf16_instructions": cpu_bf16_instructions()},
                 "versions": versions(),
                 "rows": rows,
             }

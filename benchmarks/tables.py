@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
 import pack_tables
 import sweep_tables
+import training_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident")
@@ -264,8 +265,14 @@ def sweep_results() -> dict[str, str]:
     return sweep_tables.tables(RESULTS, markdown)
 
 
+def training_results() -> dict[str, str]:
+    return training_tables.training_tables(load, markdown)
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
-TABLES: list[Callable[[], dict[str, str]]] = [loaders_tables, gpu_results, pack_results, sweep_results]
+TABLES: list[Callable[[], dict[str, str]]] = [
+    loaders_tables, gpu_results, pack_results, sweep_results, training_results,
+]  # fmt: skip
 
 
 def all_tables() -> dict[str, str]:

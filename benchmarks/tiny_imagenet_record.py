@@ -18,6 +18,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from alexnet_fast import TrainConfig, UsageError, evaluate, train
@@ -37,7 +38,7 @@ def run_once(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, obj
     """Train with one seed; the row of the results, with the log."""
     overrides = dict(RECORD) if args.recipe == "fast" else {}
     if args.reduced:
-        overrides = dict(REDUCED)
+        overrides = {**{k: v for k, v in overrides.items() if k != "stem_stride"}, **REDUCED}
     overrides |= json.loads(args.set)
     log: list[str] = []
 
@@ -50,7 +51,9 @@ def run_once(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, obj
         batch_size=args.batch_size, lr=args.lr, image_size=64, seed=seed, backend=args.backend, device=args.device,
         compile=args.compile, overrides=overrides,
     )  # fmt: skip
+    cpu = time.process_time()
     result = train(config, say=say)
+    cpu = time.process_time() - cpu
     assert result is not None
     summary = json.loads((result.run_dir / "summary.json").read_text())
     parameters = summary["totals"]["parameters"]
@@ -66,6 +69,7 @@ def run_once(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, obj
         "top1_without_flip": scores["none"].top1,
         "top5": scores["flip"].top5,
         "training_seconds": summary["totals"]["training_seconds"],
+        "training_cpu_seconds": round(cpu, 1),
         "warm_up_seconds": summary["totals"]["warm_up_seconds"],
         "parameters": parameters,
         "recipe": load_checkpoint(result.run_dir / "last.pt")["config"]["recipe"],

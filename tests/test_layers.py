@@ -23,8 +23,8 @@ LAYERS = [
         "augment", "device", "progress", "jpeg", "decode", "workers", "plots", "demo_pictures",
     },
     {
-        "plan", "target", "shardwork", "ray_engine", "loaders", "models", "recipes", "checkpoint", "distributed",
-        "precision",
+        "plan", "target", "shardwork", "ray_engine", "loaders", "response_norm", "models", "recipes", "checkpoint",
+        "distributed", "precision",
     },
     {"optimization", "scoring", "run_folder", "training_plan", "training_log", "stopping", "training"},
     {
@@ -130,6 +130,15 @@ def test_help_loads_nothing_heavy(command):
 
 def test_packing_and_reading_shards_need_no_torch():
     assert "torch" not in modules_after("import alexnet_fast.pack, alexnet_fast.shards, alexnet_fast.sources")
+
+
+def test_a_network_without_storage_does_not_load_torchs_compiler():
+    code = (
+        "import sys, torch; from alexnet_fast import config, create_model\n"
+        "with torch.device('meta'): [create_model(name) for name in config.MODELS]\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_all_is_what_the_package_offers():

@@ -10,6 +10,7 @@ from torch import nn
 from alexnet_fast import UsageError, create_model
 from alexnet_fast.config import MODELS
 from alexnet_fast.models import ARCHITECTURES, count_parameters, feature_sizes, forward_flops
+from alexnet_fast.response_norm import ResponseNorm
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +115,21 @@ def test_local_response_norm_is_the_papers():
             expected[:, i] = a[:, i] / (2 + 1e-4 * (window**2).sum(1)) ** 0.75
         assert len(norms) == 2
         torch.testing.assert_close(norms[0](a), expected)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_local_response_norm_has_torchs_values_and_gradients(beta):
+    with torch.device("cpu"):
+        ours, theirs = ResponseNorm(5, 5e-3, beta, 2.0), nn.LocalResponseNorm(5, 5e-3, beta, 2.0)
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.bfloat16, 0.02)):
+            wide = (torch.randn(2, 12, 3, 3, dtype=torch.float64) * 20).to(dtype).double().requires_grad_()
+            a = wide.detach().to(dtype).requires_grad_()
+            weights = torch.rand(2, 12, 3, 3, dtype=torch.float64)
+            expected, found = theirs(wide), ours(a)
+            torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+            (expected * weights).sum().backward()
+            (found * weights).sum().backward()
+            torch.testing.assert_close(a.grad.double(), wide.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_batch_norm_and_he_keep_the_signal_at_its_scale():

@@ -1,0 +1,206 @@
+"""Tables on training: hyper-parameters, networks with their speed and accuracy, what each lever is worth.
+
+tables.py puts them into the pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from alexnet_fast.recipes import Recipe, named_recipes
+
+NETWORKS = {
+    "alexnet": "the textbook network: one tower, no normalisation",
+    "alexnet-bn": "the same with batch normalisation and light dropout",
+    "alexnet-paper": "Krizhevsky et al. 2012: groups of two, local response normalisation",
+    "alexnet-owt": "torchvision's (Krizhevsky 2014); weights interchangeable both ways",
+}
+SURE = 2.0  # a gain counts as one from so many times its noise up
+Markdown = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+Load = Callable[[str], "dict[str, Any] | None"]
+
+
+def training_tables(load: Load, markdown: Markdown) -> dict[str, str]:
+    """By name; `load` gives a committed result or None, `markdown` makes a table of a header and rows."""
+    found = {"recipes": recipes_table(markdown)}
+    steps = load("step-xeon")
+    ablations = load("ablations-xeon")
+    if steps is not None:
+        found["networks"] = networks_table(steps, ablations, markdown)
+        found["networks-machine"] = networks_machine(steps, ablations)
+        found["step"] = step_table([result for name in ("step-xeon", "step-epyc") if (result := load(name))], markdown)
+    if ablations is not None:
+        found["ablations"] = ablations_table(ablations, markdown)
+        found["ablations-scale"] = ablations_scale(ablations)
+    longer = load("ablations-xeon-16-epochs")
+    if longer is not None:
+        found["ablations-longer"] = ablations_table(longer, markdown)
+    records = {name: result for name in ("fast", "notebook") if (result := load(f"record-reduced-{name}"))}
+    if records:
+        found["record"] = record_table(records, markdown)
+    return found
+
+
+def recipes_table(markdown: Markdown) -> str:
+    """Every hyper-parameter of every recipe."""
+    recipes = named_recipes()
+    rows = []
+    for field in fields(Recipe):
+        if field.name == "name":
+            continue
+        values = [getattr(recipe, field.name) for recipe in recipes.values()]
+        rows.append([f"`{field.name}`", *map(_word, values)])
+    return markdown(["", *(f"`{name}`" for name in recipes)], rows)
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return "the network's"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return "–".join(f"{part:g}" for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None, markdown: Markdown) -> str:
+    """What each network is, costs, and reaches with the recipe `fast`."""
+    levers = _levers(ablations)
+    rows = []
+    for name, what in NETWORKS.items():
+        row = next((row for row in steps["rows"] if row["model"] == name and row["batch_size"] == 64), None)
+        reached = levers.get("base" if name == "alexnet-bn" else f"network {name}")
+        if row is None:
+            continue
+        rows.append(
+            [
+                f"`{name}`: {what}",
+                f"{row['parameters'] / 1e6:.2f} M",
+                f"{row['training_gflop_per_picture'] / 3:.2f}",
+                f"{row['plain_fp32_pictures_per_s']:.0f}",
+                f"{row['pictures_per_s']:.0f}",
+                f"{row['speed_up']:.1f}x",
+                f"{reached['val_top1']:.1%}" if reached else "–",
+            ]
+        )
+    return markdown(
+        ["`--model`", "parameters", "forward GFLOP", "plain fp32 loop", "our step", "", "top-1, reduced scale"], rows
+    )
+
+
+def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None) -> str:
+    """What the figures of the table of networks were measured on, and what the other recipes reach."""
+    hardware, row = steps["hardware"], steps["rows"][0]
+    text = (
+        f"Parameters and operations (a multiply and an add counted as two) at {row['classes']:,} classes and "
+        f"{row['image_size']} pixels. Speed: pictures/s of training steps without data, batch {row['batch_size']}, on "
+        f"{hardware['cores']} cores of an {hardware['cpu']} ({', '.join(hardware['bf16_instructions'])}), torch "
+        f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {row['repeats']}."
+    )
+    levers = _levers(ablations)
+    if ablations is not None and "base" in levers:
+        text += (
+            f" Accuracy: `fast` on {ablations['dataset']['classes']} classes of Tiny ImageNet, networks at a quarter "
+            "of the width, "
+            f"{ablations['rows'][0]['epochs']} epochs: a reduced scale, for comparing only"
+        )
+        others = {
+            "notebook recipe and network": "`notebook` takes `alexnet` to",
+            "notebook recipe": "and `alexnet-bn` to",
+            "paper recipe and network": "`paper` takes `alexnet-paper` to",
+        }
+        words = [f"{others[name]} {levers[name]['val_top1']:.1%}" for name in others if name in levers]
+        text += f"; there {', '.join(words)}." if words else "."
+    return text
+
+
+def step_table(results: Sequence[Mapping[str, Any]], markdown: Markdown) -> str:
+    """The training step on each machine that was measured."""
+    rows = [
+        [
+            f"{result['hardware']['cores']} cores, {result['hardware']['cpu']}",
+            f"`{row['model']}`",
+            str(row["batch_size"]),
+            f"{row['plain_fp32_pictures_per_s']:.1f}",
+            f"{row['pictures_per_s']:.1f}",
+            f"{row['spread'][0]:.1f}–{row['spread'][1]:.1f}",
+            f"{row['speed_up']:.2f}x",
+            f"{row['tflop_per_s']:.2f}",
+            f"{row['share_of_matmul']:.0%}",
+        ]
+        for result in results
+        for row in result["rows"]
+    ]
+    header = ["machine", "network", "batch", "plain fp32", "ours", "slowest–fastest", "", "TFLOP/s"]
+    return markdown([*header, "of a matrix product"], rows)
+
+
+def _levers(ablations: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    return {line["lever"]: line for line in ablations["summary"]["levers"]} if ablations is not None else {}
+
+
+def ablations_table(ablations: Mapping[str, Any], markdown: Markdown) -> str:
+    """A row a lever, by its effect on the validation loss."""
+    lines = list(_levers(ablations).values())
+    lines.sort(key=lambda line: (line["lever"] != "base", line["val_loss_gain"] or 0.0))
+    rows = []
+    for line in lines:
+        loss, noise = line["val_loss_gain"], line["val_loss_noise"]
+        verdict = "–"
+        if loss is not None and noise:
+            sure = abs(loss) >= SURE * noise and abs(line["val_top1_gain"]) >= SURE * line["val_top1_noise"]
+            verdict = ("better" if loss < 0 else "worse") if sure else "within the noise"
+        rows.append(
+            [
+                line["lever"],
+                str(line["runs"]),
+                f"{line['val_top1']:.1%}",
+                _gain(line["val_top1_gain"], line["val_top1_noise"], 100, 1),
+                f"{line['val_loss']:.3f}",
+                _gain(loss, noise, 1, 3),
+                verdict,
+                f"{line['cpu_seconds']:.0f}",
+            ]
+        )
+    return markdown(["", "runs", "top-1", "points", "loss", "change", "verdict", "CPU s"], rows)
+
+
+def _gain(gain: float | None, noise: float | None, scale: float, digits: int) -> str:
+    if gain is None:
+        return "–"
+    return f"{gain * scale:+.{digits}f}" + (f" ± {noise * scale:.{digits}f}" if noise is not None else "")
+
+
+def ablations_scale(ablations: Mapping[str, Any]) -> str:
+    """At what scale, on what machine, and what a mirror image at test time is worth."""
+    row, summary, hardware = ablations["rows"][0], ablations["summary"], ablations["hardware"]
+    splits = ablations["dataset"]["splits"]
+    spread = f"; the base's top-1 spreads by {summary['base_spread']:.1%} over seeds" if summary["base_spread"] else ""
+    return (
+        f"{ablations['dataset']['classes']} classes of Tiny ImageNet ({splits['train']:,} pictures to train, "
+        f"{splits['val']:,} to validate), `{ablations['model']}` at {row['width']:g} of its width, {row['image_size']} "
+        f"pixels, {row['epochs']} epochs, batch {row['batch_size']}, {row['precision']}, {hardware['cores']} cores of "
+        f"an {hardware['cpu']}{spread}. Averaging each picture with its mirror image at test time gained "
+        f"{summary['flip_at_test_gain'] * 100:+.1f} points over all {len(ablations['rows'])} runs and helped in "
+        f"{summary['flip_at_test_wins']} of them."
+    )
+
+
+def record_table(records: Mapping[str, Mapping[str, Any]], markdown: Markdown) -> str:
+    """The reduced runs of tiny_imagenet_record.py, by recipe."""
+    rows = []
+    for name, record in records.items():
+        seconds = [row["training_cpu_seconds"] for row in record["rows"]]
+        rows.append(
+            [
+                f"`{name}`, `{record['model']}`",
+                str(len(record["rows"])),
+                str(record["rows"][0]["recipe"]["epochs"]),
+                f"{record['top1_mean']:.1%}",
+                f"{record['top1_spread']:.1%}" if record["top1_spread"] is not None else "–",
+                f"{sum(seconds) / len(seconds):.0f}",
+            ]
+        )
+    return markdown(["", "seeds", "epochs", "top-1, flip", "spread", "CPU s"], rows)
