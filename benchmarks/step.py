@@ -16,6 +16,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,6 +41,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """Without TF32 in matrix products and without cuDNN's trials, which the trainer has switched on."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.benchmark = before
+
+
 def plain_steps(model: str, batch: int, classes: int, size: int, device: torch.device):
     """A function that takes one step of the plain loop."""
     network = create_model(model, classes, size).to(device).train()
@@ -46,10 +60,11 @@ def plain_steps(model: str, batch: int, classes: int, size: int, device: torch.d
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(classes, (batch,), device=device)
 
     def step() -> None:
-        optimizer.zero_grad()
-        loss = cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
+        with as_torch_comes():
+            optimizer.zero_grad()
+            loss = cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
 
     return step
 
