@@ -5,6 +5,7 @@ tables.py puts them into the pages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -152,6 +153,7 @@ def ablations_table(ablations: Mapping[str, Any], markdown: Markdown) -> str:
         if loss is not None and noise:
             sure = abs(loss) >= SURE * noise and abs(line["val_top1_gain"]) >= SURE * line["val_top1_noise"]
             verdict = ("better" if loss < 0 else "worse") if sure else "within the noise"
+            verdict += ", one run" if line["runs"] == 1 else ""
         rows.append(
             [
                 line["lever"],
@@ -177,12 +179,14 @@ def ablations_scale(ablations: Mapping[str, Any]) -> str:
     """At what scale, on what machine, and what a mirror image at test time is worth."""
     row, summary, hardware = ablations["rows"][0], ablations["summary"], ablations["hardware"]
     splits = ablations["dataset"]["splits"]
-    spread = f"; the base's top-1 spreads by {summary['base_spread']:.1%} over seeds" if summary["base_spread"] else ""
+    share = _levers(ablations)["base"]["val_top1"]
+    doubt = math.sqrt(share * (1 - share) / splits["val"])
     return (
         f"{ablations['dataset']['classes']} classes of Tiny ImageNet ({splits['train']:,} pictures to train, "
         f"{splits['val']:,} to validate), `{ablations['model']}` at {row['width']:g} of its width, {row['image_size']} "
         f"pixels, {row['epochs']} epochs, batch {row['batch_size']}, {row['precision']}, {hardware['cores']} cores of "
-        f"an {hardware['cpu']}{spread}. Averaging each picture with its mirror image at test time gained "
+        f"an {hardware['cpu']}. So few pictures leave a standard error of {doubt:.1%} in a top-1 of {share:.0%}, "
+        f"whatever the seed. Averaging each picture with its mirror image at test time gained "
         f"{summary['flip_at_test_gain'] * 100:+.1f} points over all {len(ablations['rows'])} runs and helped in "
         f"{summary['flip_at_test_wins']} of them."
     )

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -158,3 +159,37 @@ def test_packing_side_by_side_from_pictures_to_table(tables, make_pictures, tmp_
     rows = tables.pack_tables.table(result).splitlines()
     assert rows[0].startswith("12 pictures")
     assert sorted(row.split("|")[1].strip() for row in rows[4:]) == ["**alexnet-fast pack**", "`cp -r`"]
+
+
+def test_what_a_lever_is_worth_is_told_from_the_noise():
+    ablations, training = _module("ablations"), _module("training_tables")
+    rows = [
+        {"lever": lever, "seed": seed, "val_top1": top1, "val_top1_flip": top1 + 0.01, "val_loss": 2 - top1}
+        | {"cpu_seconds": 9.0}
+        for lever, found in {"base": (0.5, 0.52), "x": (0.6, 0.64), "y": (0.51, 0.51), "z": (0.4,)}.items()
+        for seed, top1 in enumerate(found)
+    ]
+    summary = ablations.summarise(rows)
+    x, y, z = summary["levers"][1:]
+    assert x["val_top1_gain"] == 0.11 and y["val_top1_gain"] == 0.0 and z["val_top1_gain"] == -0.1
+    # Differences 0.10 and 0.12, 0.01 and -0.01: two degrees of freedom, each lever 0.01 from its mean.
+    assert x["val_top1_noise"] == pytest.approx(0.01, abs=1e-4) and z["val_top1_noise"] == pytest.approx(
+        0.0141, abs=1e-4
+    )
+    assert summary["flip_at_test_gain"] == 0.01 and summary["flip_at_test_wins"] == len(rows)
+    table = training.ablations_table({"summary": summary}, _module("tables").markdown)
+    assert "| x | 2 | 62.0% | +11.0 ± 1.0 | 1.380 | -0.110 ± 0.010 | better | 9 |" in table
+    assert "| within the noise |" in table and "| worse, one run |" in table
+
+
+def test_one_run_of_the_ablations_and_of_the_record(packed_small, tmp_path):
+    ablations, record = _module("ablations"), _module("tiny_imagenet_record")
+    common = {"dataset": packed_small, "model": "alexnet-bn", "epochs": 1, "backend": "auto"}
+    args = Namespace(**common, width=0.0625, image_size=32, num_workers=1, threads=0)
+    row = ablations.run_one(args, "half the batch", 3)
+    assert row["lever"] == "half the batch" and row["seed"] == 3 and row["batch_size"] == 8 and row["width"] == 0.0625
+    assert 0 <= row["val_top1"] <= 1 and row["cpu_seconds"] > 0
+    args = Namespace(**common, batch_size=16, lr=None, recipe="fast", reduced=True, set='{"width": 0.0625}')
+    args.device, args.compile = "cpu", "auto"
+    row = record.run_once(args, 0, tmp_path)
+    assert row["recipe"]["epochs"] == 1 and row["parameters"] < 10**6 and 0 <= row["top1"] <= 1 and row["log"]
