@@ -22,11 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
 import pack_tables
 import sweep_tables
+import training_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))  # also where this file is loaded from elsewhere
-from training_tables import training_tables  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
 CHART = "docs/loaders.png"
@@ -259,8 +257,6 @@ def gpu_results() -> dict[str, str]:
 def pack_results() -> dict[str, str]:
     found = {name: result for name in ("full", "tiny") if (result := load(f"pack-{name}")) is not None}
     tables = {f"pack-{name}": pack_tables.table(result) for name, result in found.items()}
-    if "tiny" in found:
-        tables["pack-sentence"] = pack_tables.sentence(found["tiny"])
     return tables | ({"pack-machine": pack_tables.machine(next(iter(found.values())))} if found else {})
 
 
@@ -270,18 +266,13 @@ def sweep_results() -> dict[str, str]:
 
 
 def training_results() -> dict[str, str]:
-    """Ablations, recipes and the training step."""
-    return training_tables(load, markdown)
+    return training_tables.training_tables(load, markdown)
 
 
 # Other benchmarks add a function here: {name of a table: its Markdown}.
 TABLES: list[Callable[[], dict[str, str]]] = [
-    loaders_tables,
-    gpu_results,
-    pack_results,
-    sweep_results,
-    training_results,
-]
+    loaders_tables, gpu_results, pack_results, sweep_results, training_results,
+]  # fmt: skip
 
 
 def all_tables() -> dict[str, str]:
