@@ -97,7 +97,7 @@ class AtStart(NoProgress):
 def test_a_full_disk_keeps_what_is_finished(tmp_path):
     source = make_source(tmp_path / "source", 60, 200)
     with small_disk(tmp_path / "disk", "400k") as disk:
-        with pytest.raises((StorageError, DamagedDataError), match="free|make room"):
+        with pytest.raises((StorageError, DamagedDataError), match=r"free|make room"):
             pack(source, disk / "data", shard_bytes=60_000, workers=0)
         finished = sorted(p.name for p in (disk / "data").glob("*.lmdb"))
         assert finished

@@ -11,6 +11,8 @@ import ast
 import json
 import re
 import sys
+import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "reliability.md"
 _ALL = r".*"
+_FILES = {"mdb": "data.mdb of a shard", "index.npy": "index of a shard", "json": "dataset.json", "pt": "checkpoint"}
 # What is listed: (title, module, names of tests).
 _SECTIONS = (
     ("Killed, stopped and out of space while packing", "test_pack", r"killed|ctrl_c|at_once|refusing|changes"),
@@ -53,7 +56,8 @@ def page() -> str:
         lines += [f"### {title}", "", f"`tests/{module}.py`", "", "| what is tried | test |", "|---|---|"]
         lines += [f"| {what} | `{name}` |" for name, what in _tests(path, names)]
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    wrapped = [line if line[:1] in ("|", "#") else textwrap.fill(line, 120) for line in lines]
+    return "\n".join(wrapped).rstrip() + "\n"
 
 
 def _tests(path: Path, names: str) -> list[tuple[str, str]]:
@@ -89,35 +93,40 @@ def _machine(environment: dict[str, Any]) -> str:
 
 
 def _kills() -> list[str]:
-    lines = []
-    for path in sorted(RESULTS.glob("kills*.json")):
-        result = json.loads(path.read_text())
-        commands = result["commands"]
-        total = sum(c["kills"] for c in commands)
-        lost = sum(len(c["lost"]) for c in commands)
-        lines += [
-            f"## {total} kills, {lost} losses",
-            "",
-            (
-                "`tools/kill_harness.py` sends SIGKILL to the process or to one of its workers at a random moment, "
-                "when a certain file appears or during validation; then the same command again, until it may finish. A "
-                "loss is an outcome unlike that of the run that nobody killed, a process, shared memory or a temporary "
-                f"file left behind, a traceback, or a hang. {_machine(result['environment'])} All of it is in "
-                f"`benchmarks/results/{path.name}`."
-            ),
-            "",
-            "| command | rounds | kills | of them workers | moments | losses |",
-            "|---|---:|---:|---:|---|---:|",
-        ]
-        for c in commands:
-            moments = sorted(c["kills_at"].items(), key=lambda item: (-item[1], item[0]))
-            shown = ", ".join(f"{count} {what if ' ' in what else f'at `{what}`'}" for what, count in moments)
-            lines.append(
-                f"| {c['command']} | {c['rounds']} | {c['kills']} | {c['kills_of_workers']} | {shown} | "
-                f"{len(c['lost'])} |"
-            )
-        lines.append("")
-    return lines
+    paths = sorted(RESULTS.glob("kills*.json"))
+    if not paths:
+        return []
+    results = [json.loads(path.read_text()) for path in paths]
+    commands: dict[str, dict[str, Any]] = {}
+    for outcome in (outcome for result in results for outcome in result["commands"]):
+        of = commands.setdefault(
+            outcome["command"], {"rounds": 0, "kills": 0, "workers": 0, "at": Counter(), "lost": 0}
+        )
+        of["rounds"] += outcome["rounds"]
+        of["kills"] += outcome["kills"]
+        of["workers"] += outcome["kills_of_workers"]
+        of["at"].update(outcome["kills_at"])
+        of["lost"] += len(outcome["lost"])
+    total, lost = (sum(of[name] for of in commands.values()) for name in ("kills", "lost"))
+    files = " and ".join(f"`benchmarks/results/{path.name}`" for path in paths)
+    lines = [
+        f"## {total} kills, {lost} losses",
+        "",
+        (
+            "`tools/kill_harness.py` sends SIGKILL to the process or to one of its workers, at a random moment, when a "
+            "certain file appears or during validation; then the same command again, until it may finish. A loss is an "
+            "outcome unlike that of the run that nobody killed, a process, shared memory or a temporary file left "
+            f"behind, a traceback, or a hang. {_machine(results[0]['environment'])} All of it is in {files}."
+        ),
+        "",
+        "| command | rounds | kills | of them workers | moments | losses |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, of in commands.items():
+        moments = sorted(of["at"].items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{count} {what if ' ' in what else f'at `{what}`'}" for what, count in moments)
+        lines.append(f"| {name} | {of['rounds']} | {of['kills']} | {of['workers']} | {shown} | {of['lost']} |")
+    return [*lines, ""]
 
 
 def _flips() -> list[str]:
@@ -141,7 +150,7 @@ def _flips() -> list[str]:
     for name, ways in result["files"].items():
         for how, found in ways.items():
             shown = "; ".join(f"{count:,} {outcome}" for outcome, count in sorted(found.items()))
-            lines.append(f"| {name} | {how} | {sum(found.values()):,} | {shown} |")
+            lines.append(f"| {_FILES.get(name, name)} | {how} | {sum(found.values()):,} | {shown} |")
     return [*lines, ""]
 
 
