@@ -65,6 +65,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+MOST_WORKERS = 1024  # each is a process or a thread: more are a slip of the keyboard, which would bring a machine down
 CROPS = ("resized", "shorter-side")
 FLIPS = ("random", "alternate", "off")
 
@@ -93,7 +94,7 @@ class Augmentation:
             fits = 0 < low <= high <= 1
         except (TypeError, ValueError):
             fits = False
-        _require(fits, f"area must be two shares of a picture, 0 < from <= to <= 1, got {self.area!r}")
+        _require(fits, f"area must be two shares of a picture, 0 < from <= to <= 1, got {self.area!r:.40}")
         object.__setattr__(self, "area", (float(low), float(high)))
 
 
@@ -172,8 +173,8 @@ class LoaderConfig:
             f"eval_resize must be a whole number from image_size={least} up, got {self.eval_resize!r}",
         )
         _require(
-            self.num_workers == "auto" or (_is_int(self.num_workers) and self.num_workers >= 0),
-            f"num_workers must be auto or a whole number from 0 up, got {self.num_workers!r}",
+            self.num_workers == "auto" or (_is_int(self.num_workers) and 0 <= self.num_workers <= MOST_WORKERS),
+            f"num_workers must be auto or a whole number from 0 to {MOST_WORKERS}, got {self.num_workers!r}",
         )
         _require(
             _is_int(self.rank) and _is_int(self.world_size) and 0 <= self.rank < self.world_size,
@@ -271,6 +272,10 @@ class TrainConfig:
                 value is None or (_is_int(value) and value >= 1),
                 f"{name} must be a whole number from 1 up, got {value!r}",
             )
+        _require(  # torch's generators take no more than 64 bits
+            _is_int(self.seed) and 0 <= self.seed < 2**63,
+            f"seed must be a whole number from 0 to 2^63-1, got {self.seed!r}",
+        )
         _require(
             self.lr is None or (isinstance(self.lr, (int, float)) and 0 < self.lr < float("inf")),
             f"lr must be a positive number, got {self.lr!r}",
@@ -336,7 +341,10 @@ class BenchConfig:
         for backend in self.backends or ():
             _require(backend in BACKENDS[1:], f"backend must be one of {', '.join(BACKENDS[1:])}, got {backend!r}")
         for workers in self.num_workers or ():
-            _require(_is_int(workers) and workers >= 0, f"num_workers must be whole numbers from 0 up, got {workers!r}")
+            _require(
+                _is_int(workers) and 0 <= workers <= MOST_WORKERS,
+                f"num_workers must be whole numbers from 0 to {MOST_WORKERS}, got {workers!r}",
+            )
         for size in self.batch_sizes:
             _require(_is_int(size) and size >= 1, f"batch_size must be whole numbers from 1 up, got {size!r}")
         _require(self.model in (*MODELS, "none"), f"model must be {', '.join(MODELS)} or none, got {self.model!r}")

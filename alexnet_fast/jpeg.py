@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 1 << 27
 # libjpeg-turbo decodes every scan of a progressive JPEG; thousands of empty ones in a small file would take minutes.
 MAX_SCANS = 500
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # A Huffman code has a bit at least and a block of 8 x 8 pixels takes one, so a smaller file has lost nearly all of its
 # picture, or is made to fill the memory: one of 5 kB took 790 MB to decode.
 _MOST_PIXELS_A_BYTE = 8 * 64
@@ -92,13 +93,16 @@ def check(data: bytes) -> tuple[int, int, str]:
     instead of 34, 0.97 ms for one of ImageNet instead of 1.65.
 
     Raises:
-        DamagedDataError: the picture claims more than MAX_PIXELS, or more than so few bytes can hold.
+        DamagedDataError: the picture claims more than MAX_PIXELS, more than so few bytes can hold, or has more than
+            MAX_SCANS scans.
     """
     frame = read_frame(data)
     if frame is None:
         return 0, 0, "not a JPEG"
     if frame.width * frame.height > MAX_PIXELS:
         raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels, more than {MAX_PIXELS:,}")
+    if frame.sof in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
+        raise DamagedDataError(f"it has {data.count(bytes.fromhex('ffda'))} scans, more than {MAX_SCANS}")
     wrong = ""
     if frame.sof not in (0xC0, 0xC1, 0xC2):
         wrong = f"{_SOF_NAMES.get(frame.sof, 'unknown')} JPEG"
@@ -108,8 +112,6 @@ def check(data: bytes) -> tuple[int, int, str]:
         wrong = "CMYK JPEG" if frame.components == 4 else f"JPEG of {frame.components} components"
     elif frame.width * frame.height > _MOST_PIXELS_A_BYTE * len(data):
         raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels in {len(data):,} bytes")
-    elif frame.sof == 0xC2 and data.count(b"\xff\xda") > MAX_SCANS:
-        raise DamagedDataError(f"it has {data.count(bytes.fromhex('ffda'))} scans, more than {MAX_SCANS}")
     else:
         try:
             simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)

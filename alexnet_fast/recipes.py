@@ -17,6 +17,7 @@ from typing import Any
 from .config import RECIPES, Augmentation, TrainConfig
 from .errors import UsageError
 
+_MOST_EPOCHS = 100_000  # whose sizes of pictures are looked at one by one before a run begins
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
 
@@ -82,6 +83,8 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name} must be a whole number from {least} up, got {value!r}")
+        if self.epochs > _MOST_EPOCHS:
+            raise UsageError(f"epochs must be at most {_MOST_EPOCHS:,}, got {self.epochs!r}")
         for name in ("nesterov", "decay_norms_and_biases"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -93,6 +96,12 @@ class Recipe:
             _check_range(name, getattr(self, name), 0, 1)
         for name in ("momentum", "label_smoothing", "ema"):
             _check_range(name, getattr(self, name), 0, 1, without_high=True)
+        for name in ("width", "dropout"):
+            value = getattr(self, name)
+            if (value is not None or name == "width") and (
+                not isinstance(value, (int, float)) or isinstance(value, bool)
+            ):
+                raise UsageError(f"{name} must be a number, got {value!r}")
         _check_range("start_size", self.start_size, 0, 1, without_low=True)
 
     @property

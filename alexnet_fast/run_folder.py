@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from .shards import write_file_atomically
 
 CONFIG, METRICS, CURVES, SUMMARY = "config.json", "metrics.jsonl", "curves.png", "summary.json"
 _LOCK = ".lock"
+# What a process leaves that was killed while it wrote one of its files.
+_LEFTOVERS = re.compile(r"\.(config\.json|metrics\.jsonl|summary\.json)\.\d+\.tmp|\.(last|previous|best)\.pt\.tmp")
 
 
 class RunFolder:
@@ -38,6 +41,9 @@ class RunFolder:
         if not _try_lock(self._lock.fileno()):
             self._lock.close()
             raise UsageError(f"{path} is in use by another training process: wait for it, or give another --run-dir")
+        for entry in path.iterdir():
+            if _LEFTOVERS.fullmatch(entry.name):
+                entry.unlink()
         self._tensorboard: Any = None
 
     def close(self) -> None:

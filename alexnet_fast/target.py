@@ -141,20 +141,33 @@ def _check_ours(dataset: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, dataset: Path) -> Iterator[None]:
-    with open(path, "a+") as file:
-        try:
-            # Held by the open file, so it ends with this process however that ends; workers do not inherit it.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UsageError(
-                f"another pack is writing to {dataset} (process {file.read().strip() or 'unknown'}): "
-                "wait for it, or name another DATASET"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as file:
+            try:
+                # Held by the open file, so it ends with this process however that ends; workers do not inherit it.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise UsageError(
+                    f"another pack is writing to {dataset} (process {file.read().strip() or 'unknown'}): "
+                    "wait for it, or name another DATASET"
+                ) from None
+            if not _is_at(file.fileno(), path):
+                continue  # a pack that ended since has tidied it away, and a third may lock the next of that name
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that lies at `path` now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _tidy(target: Target, made: bool) -> None:

@@ -114,6 +114,9 @@ MISTAKES = [
     (["pack", "{tree}", "D", "--quality", "0"], 2, "quality"),
     (["pack", "{tree}", "D", "--on-bad-image", "ignore"], 2, "ignore"),
     (["pack", "{tree}", "D", "--engine", "spark"], 2, "spark"),
+    (["pack", "{tree}", "D", "--workers", "999999999"], 2, "from 0 to 1024"),
+    (["pack", "{tree}", "D", "--workers", "9" * 5000], 2, "from 0 to 1024"),
+    (["pack", "{tree}", "D", "--shard-bytes", "9" * 400], 2, "a size is"),
     (["verify", "nothere"], 2, "nothere is not a packed data set"),
     (["verify", "{empty}"], 2, "dataset.json"),
     (["inspect", "{text}"], 2, "not a packed data set"),
@@ -122,6 +125,13 @@ MISTAKES = [
     (["train", "{packed}", "--recipe", "slow"], 2, "recipe must be one of"),
     (["train", "{packed}", "--epochs", "0"], 2, "epochs"),
     (["train", "{packed}", "--epochs", "many"], 2, "'--epochs'"),
+    (["train", "{packed}", "--epochs", "9" * 30], 2, "epochs must be at most 100,000"),
+    (["train", "{packed}", "--seed", "9" * 30], 2, "seed must be a whole number"),
+    (["train", "{packed}", "--num-workers", "999999999"], 2, "from 0 to 1024"),
+    (["train", "{packed}", "--set", 'width="x"'], 2, "width must be a number"),
+    (["train", "{packed}", "--set", 'dropout="x"'], 2, "dropout must be a number"),
+    (["train", "{packed}", "--set", "width=" + "[" * 100_000], 2, "up to 1000 characters"),
+    (["train", "{packed}", "--set", "area=" + "[" * 1000], 2, "area must be"),
     (["train", "{packed}", "--batch-size", "-3"], 2, "batch_size"),
     (["train", "{packed}", "--lr", "0"], 2, "lr must be a positive number"),
     (["train", "{packed}", "--set", "nonsense"], 2, "NAME=VALUE"),
@@ -138,6 +148,7 @@ MISTAKES = [
     (["train", "{packed}", "--run-dir", "{text}"], 2, "{text}"),
     (["bench-loader", "nothere"], 2, "not a packed data set"),
     (["bench-loader", "{packed}", "--num-workers", "a,b"], 2, "whole numbers"),
+    (["bench-loader", "{packed}", "--num-workers", "9" * 5000], 2, "whole numbers"),
     (["bench-loader", "{packed}", "--backend", "nosuch"], 2, "backend must be one of"),
     (["bench-loader", "{packed}", "--pin-memory", "perhaps"], 2, "on, off or auto"),
     (["bench-loader", "{packed}", "--seconds", "0"], 2, "seconds"),
@@ -173,7 +184,7 @@ def places(tmp_path_factory, packed, make_pictures):
     }
 
 
-@pytest.mark.parametrize(("arguments", "code", "words"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+@pytest.mark.parametrize(("arguments", "code", "words"), MISTAKES, ids=[" ".join(m[0])[:70] for m in MISTAKES])
 def test_a_mistake_is_one_sentence_and_an_exit_code(run, places, tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
     found, out, err = run(*(argument.format(**places) for argument in arguments))

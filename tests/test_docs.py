@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -116,3 +117,11 @@ def test_the_loop_in_the_readmes_trains_anyones_network(packed):
         exec(small, scope)
         assert scope["loss"].isfinite()
         scope["loader"].close()
+
+
+@pytest.mark.skipif(not (ROOT / "tools").is_dir(), reason="tools/ is not part of this copy")
+def test_the_page_on_reliability_lists_the_tests_there_are_and_the_committed_results():
+    spec = importlib.util.spec_from_file_location("make_reliability", ROOT / "tools" / "make_reliability.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run `python tools/make_reliability.py`"

@@ -149,9 +149,10 @@ def test_bombs_are_refused_before_decoding():
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(DamagedDataError, match=r"60000 x 60000 pixels|cannot be decoded: Image size"):
         prepare(bytes(png))
-    scans = encode(picture((8, 8)), progressive=True)
-    with pytest.raises(DamagedDataError, match="scans, more than"):
-        prepare(scans[:-2] + scans[scans.rindex(b"\xff\xda") : -2] * 600 + b"\xff\xd9")
+    for mode in ("RGB", "CMYK"):
+        scans = encode(picture((8, 8)).convert(mode), progressive=True)
+        with pytest.raises(DamagedDataError, match="scans, more than"):
+            prepare(scans[:-2] + scans[scans.rindex(b"\xff\xda") : -2] * 600 + b"\xff\xd9")
     assert 1 << 26 <= MAX_PIXELS <= 1 << 28
 
 

@@ -1,19 +1,24 @@
 """Write a data set of very many tiny pictures and measure what each part of it costs.
 
 python tools/scale_check.py --records 1000000 --shards 8 --json benchmarks/results/scale.json
+python tools/scale_check.py --workers 64 --json benchmarks/results/many-workers.json
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import io
 import json
+import os
 import platform
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +45,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--workers", type=int, help="pack, verify and load with so many, and nothing else")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result: dict[str, Any] = {
-        "records": options.records,
-        "shards": options.shards,
+    machine: dict[str, Any] = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "lmdb": lmdb.__version__,
         "cpu": _cpu(),
     }
+    if options.workers:
+        with tempfile.TemporaryDirectory() as folder:
+            _show(machine | _many_workers(Path(folder), options.workers), options.json)
+        return
+    result = {"records": options.records, "shards": options.shards} | machine
     with tempfile.TemporaryDirectory() as folder:
         result["base_mb"] = _megabytes()
         result |= _write(Path(folder), options.records, options.shards)
@@ -60,10 +69,57 @@ def main() -> None:
         epoch_order(records, seed=0, epoch=0)
         result["order_of_more_s"][str(records)] = round(time.perf_counter() - begin, 3)
     result["peak_mb_at_the_end"] = _megabytes()
+    _show(result, options.json)
+
+
+def _show(result: dict[str, Any], path: Path | None) -> None:
     text = json.dumps(result, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
+    if path:
+        path.write_text(text + "\n")
     print(text)
+
+
+def _many_workers(folder: Path, workers: int) -> dict[str, Any]:
+    """Seconds of each command with far more workers than cores, on four pictures for each worker."""
+    from alexnet_fast.pack import pack
+    from alexnet_fast.verify import verify
+
+    random = np.random.default_rng(0)
+    for label in range(4):
+        place = folder / "source" / "train" / f"n{label:08d}"
+        place.mkdir(parents=True)
+        for number in range(workers):
+            pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(place / f"{number}.JPEG", "JPEG")
+    found: dict[str, Any] = {
+        "cores": len(os.sched_getaffinity(0)), "workers": workers, "pictures": 4 * workers, "seconds": {},
+    }  # fmt: skip
+
+    def timed(what: str, action: Callable[[], object]) -> None:
+        begin = time.perf_counter()
+        action()
+        found["seconds"][what] = round(time.perf_counter() - begin, 1)
+
+    # Two shards for each worker: then every worker writes shards of its own.
+    size = sum(path.stat().st_size for path in folder.rglob("*.JPEG")) // (2 * workers + 1)
+    data = folder / "data"
+    timed("pack", lambda: pack(folder / "source", data, workers=workers, shard_bytes=size))
+    timed("verify", lambda: verify(data, decode=True, workers=workers))
+    for kind in ("thread", "process"):
+        timed(f"two epochs, {kind} workers", functools.partial(_load, data, workers, kind))
+    return found
+
+
+def _load(data: Path, workers: int, kind: str) -> None:
+    from alexnet_fast import LoaderConfig, open_loader  # torch would be in the other figures of memory
+
+    config = LoaderConfig(
+        dataset=data, split="train", batch_size=16, image_size=48, num_workers=workers, backend="torchvision",
+        device="cpu", options={"workers": kind},
+    )  # fmt: skip
+    with contextlib.closing(open_loader(config)) as loader:
+        for _ in range(2):
+            assert sum(len(labels) for _, labels in loader) == 4 * workers
 
 
 def _cpu() -> str:

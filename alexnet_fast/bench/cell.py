@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..errors import AlexNetFastError, UsageError
+from ..errors import AlexNetFastError, DamagedDataError, UsageError
 from .processes import busy_seconds, possible_cpu_seconds, tree_usage
 from .results import BASELINE
 
@@ -35,7 +35,7 @@ def main() -> None:
     try:
         _KINDS[task["kind"]](task, emit)
     except AlexNetFastError as error:
-        emit("failed", reason=str(error))
+        emit("failed", reason=str(error), damaged=isinstance(error, DamagedDataError))
     except Exception as error:  # whatever a backend raises becomes the row's reason
         text = str(error).strip().splitlines()
         emit("failed", reason=f"{type(error).__name__}: {text[0] if text else 'no message'}")

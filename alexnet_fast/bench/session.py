@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BenchConfig
-from ..errors import UsageError
+from ..errors import UsageError, WorkerError
+from ..files import temporary_folder
 from ..shards import ShardReader, ShardWriter, read_dataset_info, write_dataset_info
 from .display import Display, open_display
 from .results import BASELINE, BenchReport, Demand, Environment, Measured, Row, Stages
@@ -41,6 +41,7 @@ def bench_loader(config: BenchConfig) -> BenchReport:
         UsageError: the data set, the device, a backend or the baseline's folder is not there, or every batch size is
             more than the split has pictures.
         DamagedDataError: the data set is damaged.
+        WorkerError: the process that looks at the machine crashed or hung.
         KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
     """
     info = read_dataset_info(config.dataset)
@@ -150,7 +151,10 @@ class _Session:
             events = run_cell(task, self._config.timeout, note)
         except CellError as error:
             # What the probe cannot do no setting can: a device that is not there, a damaged data set.
-            raise UsageError(str(error)) from None
+            text = str(error)
+            if error.kind is WorkerError:
+                text = f"the process that looks at this machine did not come to its end ({text}): start it again"
+            raise error.kind(text) from None
         c = self._config
         settings = {
             "image_size": c.image_size, "prefetch": c.prefetch, "persistent_workers": c.persistent_workers,
@@ -244,7 +248,7 @@ class _Session:
     def _repeated(self) -> Path:
         """A data set that holds the split's pictures several times over, made on first use, in a temporary folder."""
         if not hasattr(self, "_folder"):
-            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-loader-")))
+            self._folder = self._stack.enter_context(temporary_folder("bench-loader-"))
             repeat_split(
                 Path(self._config.dataset), self._config.split, self._times(self._environment.records), self._folder
             )

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..errors import AlexNetFastError
+from ..errors import AlexNetFastError, DamagedDataError, UsageError, WorkerError
 from .processes import end_group, tree_usage
 from .results import OK, Row
 
@@ -29,7 +29,15 @@ _IMPORTS = 60.0  # seconds that importing torch may take on a busy machine whose
 
 
 class CellError(AlexNetFastError):
-    """A measuring process ended without its figures; the text says why."""
+    """A measuring process ended without its figures; the text says why.
+
+    Attributes:
+        kind: WorkerError where it crashed or hung; where it told the reason itself, UsageError or DamagedDataError.
+    """
+
+    def __init__(self, message: str, kind: type[AlexNetFastError] = WorkerError) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def repeats_of(seconds: float) -> tuple[int, float]:
@@ -67,7 +75,7 @@ def run_cell(task: dict[str, Any], timeout: float, on_event: Callable[[str], Non
             raise CellError(_last_words(process.returncode, errors))
     failed = events.by_name.get("failed")
     if failed is not None:
-        raise CellError(failed["reason"])
+        raise CellError(failed["reason"], DamagedDataError if failed.get("damaged") else UsageError)
     return events
 
 

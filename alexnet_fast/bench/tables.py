@@ -134,6 +134,8 @@ def write_files(report: BenchReport, folder: Path) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".bench-loader.*.tmp"):  # of a sweep that was killed while it wrote
+            left.unlink(missing_ok=True)
         write_file_atomically(folder / "bench-loader.json", report.to_json().encode())
         write_file_atomically(folder / "bench-loader.md", markdown(report).encode())
         draw(report, folder / "bench-loader.png")

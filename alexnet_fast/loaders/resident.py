@@ -96,7 +96,7 @@ class ResidentLoader(Loader):
             for begin in range(0, n, _CHUNK):
                 records = np.arange(begin, min(n, begin + _CHUNK))
                 chunk = np.empty((len(records), *shape), np.uint8)
-                parts = np.array_split(np.arange(len(records)), self.num_workers)
+                parts = np.array_split(np.arange(len(records)), min(self.num_workers, len(records)))
                 list(
                     pool.map(lambda part, records=records, chunk=chunk: self._decode_part(records, part, chunk), parts)
                 )

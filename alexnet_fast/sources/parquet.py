@@ -96,7 +96,9 @@ class _Shard:
             self.pictures = staging.stamped(path, ".pictures", lambda file: self._lay_down(file, rows))
             table = staging.stamped(path, ".rows.npy", lambda file: np.save(file, self._table(rows)))
             self.rows = np.load(table, allow_pickle=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the system's own; pyarrow has some of what is damaged as an OSError too, without a number
             text = str(error).splitlines()[0]
             raise DamagedDataError(f"{path} cannot be read as parquet ({text}): fetch it again") from None
 
