@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -487,6 +488,12 @@ def _named(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _epochs(text: str) -> int:
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"2 or more are wanted, of which the first is a warm-up; got {text!r}")
+    return int(text)
+
+
 def _peer(text: str) -> Peer:
     if text not in BY_NAME:
         raise argparse.ArgumentTypeError(f"one of {', '.join(BY_NAME)} is wanted, got {text!r}")
@@ -509,7 +516,9 @@ def main() -> None:
             continue
         sub.add_argument("--out", type=Path, required=True, help="the result file, made or added to")
         sub.add_argument("--case", type=Case.parse, nargs="+", required=True, metavar="DATA-SIZE-OUTPUT")
-        sub.add_argument("--epochs", type=int, default=3 if name == "run" else 2, help="a run; the first is a warm-up")
+        sub.add_argument(
+            "--epochs", type=_epochs, default=3 if name == "run" else 2, help="a run; the first is a warm-up"
+        )
         sub.add_argument("--timeout", type=float, default=250.0, help="seconds a run may take")
         sub.add_argument("--seconds-budget", type=float, help="begin nothing that would end later")
         if name == "run":
@@ -520,6 +529,8 @@ def main() -> None:
             sub.add_argument("--start-from", type=Case.parse, metavar="CASE", help="begin at the settings chosen there")
             sub.add_argument("--only", nargs="+", metavar="SETTING", help="try these settings alone")
     args = parser.parse_args()
+    if args.command in ("tune", "run") and importlib.util.find_spec("psutil") is None:
+        parser.error("psutil, which watches the memory, is missing: run this with the Python of `make test`'s .venv")
     if args.command == "setup":
         setup(args.envs, args.peer)
     elif args.command == "prepare":

@@ -234,7 +234,7 @@ def loaders_tuning(result: Mapping[str, Any]) -> str:
 
 
 def loaders_tables() -> dict[str, str]:
-    result = load("loaders-2core-epyc")
+    result = load("loaders-2core-xeon")
     if result is None:
         return {}
     return {
@@ -242,7 +242,7 @@ def loaders_tables() -> dict[str, str]:
         "loaders-float": loaders_overview(result, "float"),
         "loaders-machine": loaders_machine(result),
         "loaders-detail": loaders_detail(result),
-        "loaders-repeat": loaders_repeat(result, load("loaders-2core-epyc-again")),
+        "loaders-repeat": loaders_repeat(result, load("loaders-2core-xeon-again")),
         "loaders-tuning": loaders_tuning(result),
     }
 
@@ -345,7 +345,7 @@ def main() -> int:
             stale.append(name)
             if not args.check:
                 page.write_text(wanted)
-    result = load("loaders-2core-epyc")
+    result = load("loaders-2core-xeon")
     if result is not None and not args.check:
         loaders_chart(result, ROOT / CHART)
     if stale:
