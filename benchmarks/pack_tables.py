@@ -36,6 +36,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"{row['median'] / ours['median']:.2f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
+    if "note" in result["environment"]:
+        lines += ["", result["environment"]["note"]]
     return "\n".join(lines)
 
 
@@ -73,5 +75,5 @@ def machine(result: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{e['cores']} cores of an {e['cpu']}, Linux {e['kernel']}, Python {e['python']}; measured {e['date']}. "
-        f"Versions: {listed}." + (f" {e['note']}" if "note" in e else "")
+        f"Versions: {listed}."
     )
