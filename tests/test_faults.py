@@ -125,7 +125,7 @@ def test_a_limit_on_file_sizes(tmp_path):
 def test_a_read_only_disk(tmp_path):
     source = make_source(tmp_path / "source")
     with small_disk(tmp_path / "disk", "8m") as disk:
-        pack(source, disk / "data", workers=0)
+        assert run("pack", source, disk / "data", "--workers", "0").returncode == 0
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert "Read-only" in one_sentence(run("pack", source, disk / "other", "--workers", "0"), 1, 2)
         assert "Read-only" in one_sentence(run("pack", source, disk / "data", "--overwrite", "--workers", "0"), 1, 2)

@@ -94,23 +94,6 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(packed_small, tmp_path, train_here):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    code, _, errors = train_here(command(packed_small, whole))
-    assert code == 0, errors
-    for step in (2, 9):
-        process = start(command(packed_small, broken, "--resume"))
-        wait_for_step(broken, step, process)
-        process.kill()
-        assert finish(process)[0] == -signal.SIGKILL
-    code, output, errors = train_here(command(packed_small, broken, "--resume"))
-    assert code == 0, errors
-    assert "going on from" in output
-    assert_same_end(whole, broken)
-    assert not list(broken.glob("*.tmp"))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(packed_small, tmp_path, train_here, number, code):
     run = tmp_path / "run"

@@ -28,7 +28,7 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -198,9 +198,9 @@ class Harness:
         if command == "train":
             return [
                 "train", str(self.data), "--run-dir", str(target), "--resume", "--epochs", "2", "--batch-size", "16",
-                "--image-size", "32", "--checkpoint-every", "3", "--set", "width=0.0625", "--recipe", "notebook",
-                "--device", "cpu", "--precision", "fp32", "--num-workers", str(max(1, workers)), "--backend",
-                "torchvision",
+                "--image-size", "32", "--checkpoint-every", "3", "--recipe", "notebook", "--set", "width=0.0625",
+                "--set", "ema=0.5", "--device", "cpu", "--precision", "fp32", "--num-workers", str(max(1, workers)),
+                "--backend", "torchvision",
             ]  # fmt: skip
         return [
             "bench-loader", str(self.data), "--backend", "torchvision", "--num-workers", f"0,{max(1, workers)}",
@@ -381,8 +381,9 @@ def _fingerprint(command: str, target: Path) -> str:
         from alexnet_fast.checkpoint import load_checkpoint
 
         for path in (target / "last.pt", target / "best.pt"):
-            for name, tensor in sorted(load_checkpoint(path)["model"].items()):
-                digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+            state = load_checkpoint(path)
+            for name in ("model", "ema", "optimizer", "scaler", "order", "sums", "plateau", "step", "epoch"):
+                _digest(state[name], digest)
         for line in (target / "metrics.jsonl").read_text().splitlines():
             digest.update(json.dumps([(k, v) for k, v in json.loads(line).items() if k not in _CLOCKS]).encode())
         digest.update(" ".join(sorted(p.name for p in target.iterdir() if not p.name.startswith("."))).encode())
@@ -392,6 +393,21 @@ def _fingerprint(command: str, target: Path) -> str:
         digest.update(json.dumps([(r["backend"], r["batch_size"], r["status"]) for r in rows], sort_keys=True).encode())
         digest.update(" ".join(sorted(p.name for p in target.iterdir() if not p.name.startswith("."))).encode())
     return digest.hexdigest()
+
+
+def _digest(value: Any, digest: Any) -> None:
+    """Take in nested dicts and lists of tensors and plain values, every bit of them."""
+    if isinstance(value, dict):
+        for name in sorted(value, key=str):
+            digest.update(f"{name}:".encode())
+            _digest(value[name], digest)
+    elif isinstance(value, (list, tuple)):
+        for element in value:
+            _digest(element, digest)
+    elif hasattr(value, "numpy"):
+        digest.update(value.contiguous().numpy().tobytes())
+    else:
+        digest.update(repr(value).encode())
 
 
 def _environment() -> dict[str, object]:
