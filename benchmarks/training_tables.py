@@ -94,11 +94,12 @@ def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None
 def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None) -> str:
     """What the figures of the table of networks were measured on, and what the other recipes reach."""
     hardware, row = steps["hardware"], steps["rows"][0]
+    repeats = min(row["repeats"] for row in steps["rows"])
     text = (
         f"Parameters and operations (a multiply and an add counted as two) at {row['classes']:,} classes and "
         f"{row['image_size']} pixels. Speed: pictures/s of training steps without data, batch {row['batch_size']}, on "
         f"{hardware['cores']} cores of an {hardware['cpu']} ({', '.join(hardware['bf16_instructions'])}), torch "
-        f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {row['repeats']}."
+        f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {repeats} or more."
     )
     levers = _levers(ablations)
     if ablations is not None and "base" in levers:
