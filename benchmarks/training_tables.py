@@ -18,6 +18,7 @@ NETWORKS = {
     "alexnet-paper": "Krizhevsky et al. 2012: groups of two, local response normalisation",
     "alexnet-owt": "torchvision's (Krizhevsky 2014); weights interchangeable both ways",
 }
+STEPS = ("step-gpu", "step-xeon", "step-epyc")  # results of step.py, those that are there
 SURE = 2.0  # a gain counts as one from so many times its noise up
 Markdown = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 Load = Callable[[str], "dict[str, Any] | None"]
@@ -31,7 +32,7 @@ def training_tables(load: Load, markdown: Markdown) -> dict[str, str]:
     if steps is not None:
         found["networks"] = networks_table(steps, ablations, markdown)
         found["networks-machine"] = networks_machine(steps, ablations)
-        found["step"] = step_table([result for name in ("step-xeon", "step-epyc") if (result := load(name))], markdown)
+        found["step"] = step_table([result for name in STEPS if (result := load(name))], markdown)
     if ablations is not None:
         found["ablations"] = ablations_table(ablations, markdown)
         found["ablations-scale"] = ablations_scale(ablations)
@@ -94,11 +95,12 @@ def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None
 def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None) -> str:
     """What the figures of the table of networks were measured on, and what the other recipes reach."""
     hardware, row = steps["hardware"], steps["rows"][0]
+    repeats = min(row["repeats"] for row in steps["rows"])
     text = (
         f"Parameters and operations (a multiply and an add counted as two) at {row['classes']:,} classes and "
         f"{row['image_size']} pixels. Speed: pictures/s of training steps without data, batch {row['batch_size']}, on "
         f"{hardware['cores']} cores of an {hardware['cpu']} ({', '.join(hardware['bf16_instructions'])}), torch "
-        f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {row['repeats']}."
+        f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {repeats} or more."
     )
     levers = _levers(ablations)
     if ablations is not None and "base" in levers:
@@ -121,7 +123,7 @@ def step_table(results: Sequence[Mapping[str, Any]], markdown: Markdown) -> str:
     """The training step on each machine that was measured."""
     rows = [
         [
-            f"{result['hardware']['cores']} cores, {result['hardware']['cpu']}",
+            result["hardware"].get("gpu") or f"{result['hardware']['cores']} cores, {result['hardware']['cpu']}",
             f"`{row['model']}`",
             str(row["batch_size"]),
             f"{row['plain_fp32_pictures_per_s']:.1f}",
