@@ -22,6 +22,7 @@ import platform
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -304,10 +305,13 @@ def problems(run: Mapping[str, Any], data: Path, peer: Peer) -> list[str]:
 
 
 def rate(run: Mapping[str, Any]) -> float:
-    """Median over the measured epochs of a run (the first is the warm-up), in pictures a second, first batch apart."""
-    rates = sorted(row["images_per_s"] for row in run["epochs"][1:])
-    middle = len(rates) // 2
-    return rates[middle] if len(rates) % 2 else (rates[middle - 1] + rates[middle]) / 2
+    """Median over the measured epochs of a run (the first is the warm-up), in pictures a second of the whole epoch.
+
+    With the first batch apart, a loader whose workers each make a batch of their own would be favoured: with four of
+    them, three more of an epoch's twelve batches are all but done by then (MosaicML Streaming: 1,370/s in that measure,
+    where its CPU time allows 1,060/s on 2 cores).
+    """
+    return statistics.median(row["pictures"] / row["seconds"] for row in run["epochs"][1:])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -67,8 +67,8 @@ def good_runs(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def rate(run: Mapping[str, Any]) -> float:
-    """Pictures a second of one run: the median of its epochs after the warm-up, first batch apart."""
-    return statistics.median(epoch["images_per_s"] for epoch in run["epochs"][1:])
+    """Pictures a second of one run: the median of its whole epochs after the warm-up."""
+    return statistics.median(epoch["pictures"] / epoch["seconds"] for epoch in run["epochs"][1:])
 
 
 def summary(peer: Mapping[str, Any]) -> dict[str, float] | None:
