@@ -1,6 +1,6 @@
 """Kill pack, train and bench-loader with SIGKILL at random moments, go on, and compare with what was never killed.
 
-    python tools/kill_harness.py --rounds pack=45,train=35,bench=9 --seed 0 --json benchmarks/results/kills.json
+    python tools/kill_harness.py --rounds pack=45,train=35,bench=9 --seed 0 --json benchmarks/results/kills-seed-0.json
 
 A round runs one command over and over. Each run but the last is killed: at a random moment of its time, when a certain
 file appears (a half-written shard, a checkpoint being written), or in the middle of a validation; the process itself or
