@@ -94,7 +94,7 @@ def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None
 
 
 def _mark(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """A dagger where the machine was not quiet: its matrix product, beside the row, was far below that of other rows."""
+    """A dagger where the machine was not quiet: the matrix product beside the row was far below that of others."""
     best = max(other["matmul_tflop_per_s"] for other in result["rows"])
     return " †" if row["matmul_tflop_per_s"] < QUIET * best else ""
 
