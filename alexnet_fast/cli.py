@@ -328,7 +328,7 @@ def demo(
 ) -> None:
     """Walk the whole way on pictures it makes itself.
 
-    Pack, verify, inspect, sweep, train, evaluate and predict, each with its command; about two minutes on 2 cores.
+    Pack, verify, inspect, sweep, train, evaluate and predict, each with its command; a minute and a half on 2 cores.
     """
     from .demo import demo as run
 
