@@ -84,16 +84,17 @@ class Target:
 
 def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """Raise UsageError naming what differs between two plans' identities; do nothing where they are equal."""
-    if before.get("fingerprint") != now["fingerprint"]:
+    old = before.get("options", {})
+    changed = [name for name, value in now["options"].items() if old.get(name) != value]
+    # The fingerprint is of the splits that are packed, so other splits are named before it.
+    if before.get("fingerprint") != now["fingerprint"] and "splits" not in changed:
         difference = "from a source with other pictures or labels"
-    else:
-        old = before.get("options", {})
-        changed = [name for name, value in now["options"].items() if old.get(name) != value]
-        if not changed:
-            return
-        name = changed[0]
+    elif changed:
+        name = "splits" if "splits" in changed else changed[0]
         option = {"splits": "--split"}.get(name, "--" + name.replace("_", "-"))
         difference = f"with {option} {_shown(old.get(name))}, not {_shown(now['options'][name])}"
+    else:
+        return
     raise UsageError(f"{what} {difference}: repeat that, choose another DATASET, or replace it with --overwrite")
 
 

@@ -205,6 +205,8 @@ def test_a_crash_is_a_row_and_a_stop_keeps_what_is_measured(tiny: Path, tmp_path
             "--device", "cpu", "--model", "none", "--backend", "torchvision", "--out", tmp_path / "out",
         ),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell makes what it starts in the background ignore Ctrl-C, and this may run there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
