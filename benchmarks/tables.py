@@ -257,6 +257,8 @@ def gpu_results() -> dict[str, str]:
 def pack_results() -> dict[str, str]:
     found = {name: result for name in ("full", "tiny") if (result := load(f"pack-{name}")) is not None}
     tables = {f"pack-{name}": pack_tables.table(result) for name, result in found.items()}
+    if "tiny" in found:
+        tables["pack-sentence"] = pack_tables.sentence(found["tiny"])
     return tables | ({"pack-machine": pack_tables.machine(next(iter(found.values())))} if found else {})
 
 
@@ -287,8 +289,8 @@ def replaced(page: str, tables: Mapping[str, str]) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match.group(1)
-        if name not in tables:
-            return match.group(0)
+        if name not in tables:  # a misspelt name, or a result that is not there, must not leave an old table behind
+            raise SystemExit(f"no committed result gives the table {name}")
         return f"<!-- table: {name} -->\n\n{tables[name]}\n\n<!-- end: {name} -->"
 
     return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end: \1 -->", table, page, flags=re.DOTALL)
