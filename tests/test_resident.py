@@ -23,18 +23,23 @@ def picture(reader: ShardReader, record: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("resize", ["matrices", "pictures"])
-@pytest.mark.parametrize("size", [24, 64, 80])
-def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
-    config = LoaderConfig(
-        dataset=packed_small,
+def resident_config(dataset: Path, split: str, batch_size: int, size: int, resize: str) -> LoaderConfig:
+    return LoaderConfig(
+        dataset=dataset,
+        split=split,
         backend="resident",
-        batch_size=53,
+        batch_size=batch_size,
         image_size=size,
         dtype="uint8",
         device="cpu",
         options={"resize": resize},
     )
+
+
+@pytest.mark.parametrize("resize", ["matrices", "pictures"])
+@pytest.mark.parametrize("size", [24, 64, 80])
+def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
+    config = resident_config(packed_small, "train", 53, size, resize)
     reader = ShardReader(packed_small, "train")
     with open_loader(config) as loader:
         order = loader.order(0)
@@ -56,16 +61,7 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize:
 @pytest.mark.parametrize("resize", ["matrices", "pictures"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
-    config = LoaderConfig(
-        dataset=packed_small,
-        split="val",
-        backend="resident",
-        batch_size=23,
-        image_size=size,
-        dtype="uint8",
-        device="cpu",
-        options={"resize": resize},
-    )
+    config = resident_config(packed_small, "val", 23, size, resize)
     reader = ShardReader(packed_small, "val")
     with open_loader(config) as loader:
         images = next(iter(loader)).images
