@@ -30,7 +30,8 @@ FLAGS = (
 PROBE = """
 <pre id="found"></pre><script>
 const widths = [1180, 390], found = [];
-for (const width of widths) {
+let open = widths.length;
+widths.forEach((width, frameAt) => {
   const frame = document.createElement("iframe");
   frame.width = width; frame.height = 900; frame.srcdoc = PAGE;
   frame.addEventListener("load", () => {
@@ -41,17 +42,17 @@ for (const width of widths) {
     const sorted = [...table.tHead.rows[0].cells].map((head, at) => {
       head.click(); const up = column(at); head.click(); return [up, column(at)];
     });
-    found.push({
+    found[frameAt] = {  // frames load in any order
       width, errors, sorted, scroll: inside.documentElement.scrollWidth,
       images: [...inside.images].map((image) => [image.complete, image.naturalWidth, image.alt]),
       bold: inside.querySelectorAll("td b").length,
       requests: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name)
         .filter((name) => !name.startsWith("data:")),
-    });
-    if (found.length === widths.length) document.querySelector("#found").textContent = JSON.stringify(found);
+    };
+    if (!--open) document.querySelector("#found").textContent = JSON.stringify(found);
   });
   document.body.append(frame);
-}
+});
 </script>
 """
 
