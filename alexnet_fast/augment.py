@@ -258,14 +258,18 @@ class PictureFinisher:
         self._addcmul = torch.addcmul
 
     def __call__(self, picture: torch.Tensor, flip: bool, out: torch.Tensor) -> None:
-        """Finish `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S), both channels_last; uint8 is only flipped."""
+        """Finish `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S), both channels_last; uint8 is only flipped.
+
+        For uint8 the two may be the same.
+        """
         if flip:
             picture = picture.flip(3)
+        if out.dtype == picture.dtype:
+            if flip or out is not picture:
+                out.copy_(picture)
+            return
         rows = picture.permute(0, 2, 3, 1).view(self._rows)
         target = out.permute(0, 2, 3, 1).view(self._rows)
-        if target.dtype == rows.dtype:
-            target.copy_(rows)
-            return
         self._float.copy_(rows)
         if target.dtype == self._float.dtype:
             self._addcmul(self._bias, self._float, self._scale, out=target)

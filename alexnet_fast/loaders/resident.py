@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..augment import (
-    PictureFinisher,
     draw_crops,
     draw_flips,
     eval_resize,
@@ -18,11 +18,13 @@ from ..augment import (
     normalise_planes,
     resampling_matrix,
 )
-from ..decode import Crop, PictureDecoder, SimpleJpeg, plan_eval, plan_train
+from ..decode import SimpleJpeg
 from ..device import available_memory, choose_device, usable_cores
 from ..errors import DamagedDataError, UsageError
 from ..shards import ShardReader
 from .base import Batch, Loader, check_options
+from .pictures import DecodedPictures, damaged
+from .torchvision import TorchvisionLoader
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,7 @@ class ResidentLoader(Loader):
             raise UsageError(f"option resize must be one of {', '.join(RESIZES)}, got {how!r}")
         if how == "pictures" and self.device.type != "cpu":
             raise UsageError(f"option resize=pictures works on a CPU alone, not on {self.device}: leave it at auto")
-        self._on_host = self.device.type == "cpu" and how != "matrices"
+        on_host = self.device.type == "cpu" and how != "matrices"
         self.reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
         super().__init__(config, len(self.reader))
         size = common_size(self.reader)
@@ -67,96 +69,70 @@ class ResidentLoader(Loader):
                 "use --backend torchvision or dali"
             )
         self.height, self.width = size
-        self.num_workers = usable_cores() if config.num_workers == "auto" else max(1, config.num_workers)
+        self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
         needed, free = resident_bytes(self.reader, size), free_memory(self.device)
         if free is not None and needed > MEMORY_SHARE * free:
             raise UsageError(
                 f"backend resident needs {needed / 2**30:.2f} GiB for {len(self.reader)} pictures and may take "
                 f"{MEMORY_SHARE:.0%} of the {free / 2**30:.2f} GiB free on {self.device}: use --backend torchvision"
             )
-        self._pictures: torch.Tensor | None = None
-        self._hands: list[_Hand] = []
-        self._pool: ThreadPoolExecutor | None = None
         self.description = (
             f"resident: {len(self.reader)} pictures of {self.width}x{self.height} decoded once into "
             f"{needed / 2**20:.0f} MiB on {self.device}"
         )
+        self._decoded = False
+        self._pictures: torch.Tensor | None = None
+        self._host: TorchvisionLoader | None = None
+        if on_host:
+            self._shared = DecodedPictures(len(self.reader), self.height, self.width)
+            self._host = TorchvisionLoader(replace(config, backend="torchvision", options={}), self._shared)
+            self.reader = self._host.reader
+            self.num_workers = self._host.num_workers
+            self.description += f", cut by {self._host.crew}"
 
-    def _decode_all(self) -> torch.Tensor:
-        """All pictures, uint8, on the device.
-
-        (N, H, 3, W), the order that makes both products plain batched ones; (N, H, W, 3) for resizing one by one.
-        """
+    def _decode_all(self) -> None:
+        """All pictures, uint8: (N, H, W, 3) in shared memory, or (N, H, 3, W) on the device, the order that makes both
+        matrix products plain batched ones."""
         import torch
 
         n, h, w = len(self.reader), self.height, self.width
-        shape = (h, w, 3) if self._on_host else (h, 3, w)
-        pictures = torch.empty((n, *shape), dtype=torch.uint8, device=self.device)
-        with ThreadPoolExecutor(self.num_workers) as pool:
+        if self._host is None:
+            self._pictures = torch.empty((n, h, 3, w), dtype=torch.uint8, device=self.device)
+        threads = max(1, self.num_workers)
+        with ThreadPoolExecutor(threads) as pool:
             for begin in range(0, n, _CHUNK):
                 records = np.arange(begin, min(n, begin + _CHUNK))
-                chunk = np.empty((len(records), *shape), np.uint8)
-                parts = np.array_split(np.arange(len(records)), min(self.num_workers, len(records)))
-                list(
-                    pool.map(lambda part, records=records, chunk=chunk: self._decode_part(records, part, chunk), parts)
-                )
-                pictures[begin : begin + len(records)] = torch.from_numpy(chunk).to(self.device)
-        self.reader.close()
-        return pictures
+                if self._host is None:
+                    chunk = np.empty((len(records), h, w, 3), np.uint8)
+                else:
+                    chunk = self._shared.pixels[begin : begin + len(records)]
+                list(pool.map(self._decode_part, np.array_split(records, threads), np.array_split(chunk, threads)))
+                if self._pictures is not None:
+                    planes = torch.from_numpy(chunk).to(self.device)
+                    self._pictures[begin : begin + len(records)] = planes.transpose(2, 3)
+        self._decoded = True
 
-    def _decode_part(
-        self, records: npt.NDArray[np.int64], part: npt.NDArray[np.int64], chunk: npt.NDArray[np.uint8]
-    ) -> None:
+    def _decode_part(self, records: npt.NDArray[np.int64], chunk: npt.NDArray[np.uint8]) -> None:
         decoder = SimpleJpeg()
-        for i in part.tolist():
-            record = int(records[i])
+        for i, jpeg in enumerate(self.reader.view_many(records)):
             try:
-                picture = decoder.whole(self.reader.read(record), self.height, self.width)
+                chunk[i] = decoder.whole(jpeg, self.height, self.width)
             except DamagedDataError as error:
-                where, text = self.reader.describe(record), str(error)
-                if where in text:
-                    raise
-                raise DamagedDataError(f"{where} {text}: run `alexnet-fast verify {self.reader.dataset}`") from None
-            chunk[i] = picture if self._on_host else picture.transpose(0, 2, 1)
+                raise damaged(self.reader, int(records[i]), error) from None
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         import torch
 
-        if self._pictures is None:
-            self._pictures = self._decode_all()
+        if not self._decoded:
+            self._decode_all()
+        if self._host is not None:
+            yield from self._host._batches(epoch, start_step)
+            return
         order, size = self.order(epoch), self.config.batch_size
         labels = torch.from_numpy(self.reader.labels[order]).to(self.device)
         for step in range(start_step, len(self)):
             part = slice(step * size, (step + 1) * size)
-            make = self._make_on_host if self._on_host else self._make
-            yield Batch(make(epoch, order[part]), labels[part])
-
-    def _make_on_host(self, epoch: int, records: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Normalised images (n, 3, S, S), channels_last, of some records; each thread takes its part of them."""
-        import torch
-
-        assert self._pictures is not None
-        c, n, s = self.config, len(records), self.config.image_size
-        heights, widths = np.full(n, self.height), np.full(n, self.width)
-        if c.train:
-            boxes = draw_crops(c.augmentation, c.seed, epoch, records, heights, widths)
-            crops = plan_train(boxes, s).tolist()
-            flips = draw_flips(c.augmentation, c.seed, epoch, records).tolist()
-        else:
-            crops, flips = plan_eval(heights, widths, s, c.eval_resize).tolist(), [False] * n
-        if self._pool is None:
-            self._hands = [_Hand(s) for _ in range(self.num_workers)]
-            self._pool = ThreadPoolExecutor(self.num_workers, initializer=torch.set_num_threads, initargs=(1,))
-        out = torch.empty((n, s, s, 3), dtype=getattr(torch, c.dtype)).permute(0, 3, 1, 2)
-        pictures, rows = self._pictures.numpy(), records.tolist()
-        ends = np.linspace(0, n, len(self._hands) + 1).astype(int).tolist()
-
-        def work(hand: _Hand, begin: int, end: int) -> None:
-            for i in range(begin, end):
-                hand(pictures[rows[i]], crops[i], flips[i], out[i : i + 1])
-
-        list(self._pool.map(work, self._hands, ends[:-1], ends[1:]))
-        return out
+            yield Batch(self._make(epoch, order[part]), labels[part])
 
     def _make(self, epoch: int, records: npt.NDArray[np.int64]) -> torch.Tensor:
         """Normalised images (n, 3, S, S), channels_last, of some records."""
@@ -195,31 +171,10 @@ class ResidentLoader(Loader):
 
     def close(self) -> None:
         self._pictures = None
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._decoded = False
+        if self._host is not None:
+            self._host.close()
         self.reader.close()
-
-
-class _Hand:
-    """One thread's means of cutting, resizing and finishing pictures on the CPU."""
-
-    def __init__(self, image_size: int) -> None:
-        import torch
-
-        self._resize = PictureDecoder("simplejpeg").resize
-        self._finish = PictureFinisher(image_size)
-        self._scaled = torch.empty((1, image_size, image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-
-    def __call__(self, picture: npt.NDArray[np.uint8], crop: Crop, flip: bool, out: torch.Tensor) -> None:
-        """Put the crop of `picture` (H, W, 3) uint8 into `out` (1, 3, S, S), channels_last."""
-        top, left, height, width = crop.box
-        box = np.ascontiguousarray(picture[top : top + height, left : left + width])
-        if out.dtype == self._scaled.dtype and not flip:
-            self._resize(box, crop.scaled, crop.offset, out)
-            return
-        self._resize(box, crop.scaled, crop.offset, self._scaled)
-        self._finish(self._scaled, flip, out)
 
 
 def common_size(reader: ShardReader) -> tuple[int, int] | None:

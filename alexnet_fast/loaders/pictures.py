@@ -1,0 +1,107 @@
+"""Where a loader's workers take pictures from: the records of a split, or pixels that are decoded already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..decode import Crop, PictureDecoder
+from ..errors import DamagedDataError
+from ..shards import ShardReader
+from .ring import ByteArray, SharedMemory
+
+if TYPE_CHECKING:
+    import torch
+
+Records = npt.NDArray[np.int64]
+
+
+class Cutter(Protocol):
+    """One thread's means of cutting pictures."""
+
+    def __call__(
+        self, records: Records, crops: Sequence[Crop], outs: Sequence[torch.Tensor], place: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        """Put the crop of each record, resized, into `place`, or where that is None into its own of `outs`.
+
+        Yields:
+            Where it is: (1, 3, S, S) uint8, channels_last, valid until the next.
+
+        Raises:
+            DamagedDataError: a record cannot be read or decoded; the text names it.
+        """
+        ...
+
+
+class Pictures(Protocol):
+    """Picklable, so that it can go to worker processes."""
+
+    def cutter(self) -> Cutter: ...
+
+
+class EncodedPictures:
+    """The JPEGs of a split.
+
+    Args:
+        reader: of the split.
+        decoder: as in `PictureDecoder`.
+    """
+
+    def __init__(self, reader: ShardReader, decoder: str) -> None:
+        self.reader, self.decoder = reader, decoder
+
+    def cutter(self) -> Cutter:
+        reader, decode = self.reader, PictureDecoder(self.decoder)
+
+        def cut(records: Records, crops: Sequence[Crop], outs: Sequence[Any], place: Any) -> Iterator[torch.Tensor]:
+            rows = reader.index[records]
+            heights, widths = rows["height"].tolist(), rows["width"].tolist()
+            jpegs = reader.view_many(records)
+            for i, (jpeg, crop, out) in enumerate(zip(jpegs, crops, outs, strict=False)):
+                where = out if place is None else place
+                try:
+                    decode(jpeg, heights[i], widths[i], crop, where)
+                except DamagedDataError as error:
+                    raise damaged(reader, int(records[i]), error) from None
+                yield where
+
+        return cut
+
+
+class DecodedPictures:
+    """Pictures of one size, decoded, in memory that workers share.
+
+    Attributes:
+        pixels: (n, height, width, 3) uint8; whoever makes this fills it before the first is cut.
+
+    Raises:
+        WorkerError: there is not so much shared memory.
+    """
+
+    def __init__(self, n: int, height: int, width: int) -> None:
+        self._shape = (n, height, width, 3)
+        self._memory = SharedMemory(n * height * width * 3)
+
+    @property
+    def pixels(self) -> ByteArray:
+        return self._memory.array.reshape(self._shape)
+
+    def cutter(self) -> Cutter:
+        pixels, resize = self.pixels, PictureDecoder("simplejpeg").resize
+
+        def cut(records: Records, crops: Sequence[Crop], outs: Sequence[Any], place: Any) -> Iterator[torch.Tensor]:
+            for record, (box, scaled, offset), out in zip(records.tolist(), crops, outs, strict=False):
+                where = out if place is None else place
+                top, left, height, width = box
+                resize(pixels[record, top : top + height, left : left + width].copy(), scaled, offset, where)
+                yield where
+
+        return cut
+
+
+def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:
+    """`error`, which has no subject, said of a record."""
+    return DamagedDataError(f"{reader.describe(record)} {error}: run `alexnet-fast verify {reader.dataset}`")
