@@ -55,7 +55,7 @@ class Peer:
 
 PEERS = [
     Peer("alexnet-fast", "alexnet-fast", "ours_loader", "ours", {"backend": "torchvision"}),
-    Peer("ffcv", "FFCV", "ffcv_loader", "ffcv", {}),
+    Peer("ffcv", "FFCV", "ffcv_loader", "ffcv", {"store": "jpg"}),
     Peer("dali", "DALI (CPU)", "dali_loader", "dali", {}),
     Peer("spdl", "SPDL", "spdl_loader", "spdl", {}),
     Peer("torchvision-v2", "torchvision.io + v2", "torchvision_loader", "torchvision", {"decoder": "torchvision"}),
@@ -65,12 +65,13 @@ PEERS = [
     Peer("torchvision-pil", "torchvision, PIL", "torchvision_loader", "torchvision", {"decoder": "pil"}),
     Peer("timm", "timm", "timm_loader", "timm", {}),
     Peer("alexnet-fast-resident", "alexnet-fast, resident", "ours_loader", "ours", {"backend": "resident"}),
+    Peer("ffcv-raw", "FFCV, stored decoded", "ffcv_loader", "ffcv", {"store": "raw"}),
     Peer("bare-decode", "bare libjpeg-turbo decode", "bare_decode", "ours", {}),
 ]
 BY_NAME = {peer.name: peer for peer in PEERS}
 OURS = "alexnet-fast"
 LIMIT = "bare-decode"
-RESIDENT = "alexnet-fast-resident"
+PIXELS = ("alexnet-fast-resident", "ffcv-raw")  # they read pixels and decode nothing in an epoch
 
 
 @dataclass(frozen=True)
@@ -437,8 +438,8 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def applicable(peers: Sequence[Peer], case: Case) -> list[Peer]:
-    """The resident backend holds equal small pictures alone."""
-    return [peer for peer in peers if peer.name != RESIDENT or case.data.startswith("tiny")]
+    """Decoded pictures are held where they are small and of one size."""
+    return [peer for peer in peers if peer.name not in PIXELS or case.data.startswith("tiny")]
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from common import MEAN, STD, Epoch, Job, defaults_of, main, pictures
 
 CANDIDATES = {
+    "store": ("jpg", "raw"),  # "raw": pixels, decoded when the file was written
     "workers": (2, 3, 1),
     "os_cache": (True, False),
     "batches_ahead": (3,),
@@ -14,6 +15,7 @@ CANDIDATES = {
 FLOAT_CANDIDATES = {"normalise": ("pipeline", "batch")}
 PACKAGES = ("ffcv", "numba", "numpy", "torch", "opencv-python")
 FORMAT = "ffcv.beton"
+RAW = "ffcv-raw.beton"
 
 
 def open_epochs(job: Job) -> Epoch:
@@ -31,7 +33,7 @@ def open_epochs(job: Job) -> Epoch:
     images += [ToTensor(), ToTorchImage()]
     os_cache = bool(job.settings["os_cache"])
     loader = Loader(
-        str(job.data / FORMAT),
+        str(job.data / (RAW if job.settings["store"] == "raw" else FORMAT)),
         batch_size=job.batch_size,
         num_workers=job.workers,
         order=OrderOption.RANDOM if os_cache else OrderOption.QUASI_RANDOM,
@@ -79,10 +81,19 @@ def prepare(data: Path) -> None:
             path, label = self.rows[i]
             return str(path), label
 
-    out = data / FORMAT
-    out.unlink(missing_ok=True)
-    writer = DatasetWriter(str(out), {"image": VerbatimJpeg(), "label": IntField()}, num_workers=2)
-    writer.from_indexed_dataset(Records())
+    class Decoded(Records):
+        def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+            path, label = self.rows[i]
+            with Image.open(path) as picture:
+                return np.asarray(picture.convert("RGB")), label
+
+    kinds = [(FORMAT, VerbatimJpeg(), Records)]
+    if data.name.startswith("tiny"):  # where our resident backend holds pixels too
+        kinds.append((RAW, RGBImageField(write_mode="raw"), Decoded))
+    for name, images, records in kinds:
+        (data / name).unlink(missing_ok=True)
+        writer = DatasetWriter(str(data / name), {"image": images, "label": IntField()}, num_workers=2)
+        writer.from_indexed_dataset(records())
 
 
 if __name__ == "__main__":
