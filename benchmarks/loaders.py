@@ -405,7 +405,7 @@ def tune(args: argparse.Namespace) -> None:
             result = load(args.out)
             here = entry(result, case, args.work)["peers"].setdefault(peer.name, {})
             trials = here.setdefault("tuning", [])
-            start = {}
+            start = here.get("settings", {})
             if args.start_from is not None:
                 start = result["cases"][str(args.start_from)]["peers"][peer.name]["settings"]
             options = candidates(peer, case)

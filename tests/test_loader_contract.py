@@ -48,6 +48,8 @@ CASES = [
     Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process"}}),
     Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
     Case("resident", "resident", {"device": "cpu"}, equal_sizes=True),
+    Case("resident-inline", "resident", {"device": "cpu", "num_workers": 0}, equal_sizes=True),
+    Case("resident-threads", "resident", {"device": "cpu", "options": {"workers": "thread"}}, equal_sizes=True),
     Case("synthetic", "synthetic", exact=False, reads=False),
 ]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import draw_picture, encode, pack_pictures
@@ -15,6 +18,7 @@ from torchvision.transforms.v2 import functional
 
 from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
 from alexnet_fast.augment import IMAGENET_STD, eval_resize, sample_crops, sample_flips
+from alexnet_fast.errors import WorkerError
 from alexnet_fast.loaders import choose_backend, resident
 
 
@@ -116,11 +120,31 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         list(loader)
 
 
+def test_a_killed_worker_is_an_error_and_the_next_pass_begins_anew(packed_small: Path) -> None:
+    config = LoaderConfig(
+        dataset=packed_small, backend="resident", device="cpu", batch_size=4, image_size=32, num_workers=2,
+        options={"workers": "process"},
+    )  # fmt: skip
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with open_loader(config) as loader:
+        want = [batch.images.clone() for batch in loader]
+        worker = next(child for child in psutil.Process().children(recursive=True) if child.pid not in before)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            for _ in range(100):
+                list(loader)
+        loader.load_state({"epoch": 0, "step": 0})
+        assert all(torch.equal(batch.images, images) for batch, images in zip(loader, want, strict=True))
+    left = {c.pid for c in psutil.Process().children(recursive=True) if "multiprocessing" not in " ".join(c.cmdline())}
+    assert left <= before
+
+
 def test_auto_chooses_by_data_set_and_says_so(
     packed: Path, packed_small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = LoaderConfig(dataset=packed_small, image_size=64, device="cpu")
     assert choose_backend(small)[0] == "resident"
+    assert choose_backend(LoaderConfig(dataset=packed_small, image_size=224, device="cpu"))[0] == "resident"
     mixed: dict[str, Any] = {"dataset": packed, "image_size": 64, "device": "cpu"}
     assert choose_backend(LoaderConfig(**mixed))[0] == "torchvision"
     with open_loader(LoaderConfig(**mixed)) as loader:

@@ -103,16 +103,20 @@ def test_a_killed_worker_is_an_error_and_no_hang(packed: Path, context: str) -> 
     assert left <= before
 
 
-def test_spawned_workers_from_a_plain_script(packed: Path, tmp_path: Path) -> None:
+def test_spawned_workers_from_a_plain_script(packed_small: Path, tmp_path: Path) -> None:
+    """Records go to them as a path, decoded pictures and batches as descriptors of shared memory."""
     script = tmp_path / "script.py"
     script.write_text(
         "from alexnet_fast import LoaderConfig, open_loader\n"
         "if __name__ == '__main__':\n"
         "    options = {'workers': 'process', 'context': 'spawn'}\n"
-        f"    config = LoaderConfig(dataset={str(packed)!r}, backend='torchvision', device='cpu', num_workers=1,\n"
-        "                          batch_size=8, image_size=32, options=options)\n"
-        "    with open_loader(config) as loader:\n"
-        "        print(sum(len(batch.labels) for batch in loader))\n"
+        "    sums = []\n"
+        "    for backend in ('torchvision', 'resident'):\n"
+        f"        config = LoaderConfig(dataset={str(packed_small)!r}, backend=backend, device='cpu', num_workers=1,\n"
+        "                              batch_size=8, image_size=32, dtype='uint8', options=options)\n"
+        "        with open_loader(config) as loader:\n"
+        "            sums.append([(len(batch.labels), int(batch.images.sum())) for batch in loader])\n"
+        "    print(sum(pictures for pictures, _ in sums[0]), sums[0] == sums[1])\n"
     )
     root = str(Path(__file__).parents[1])
     done = subprocess.run(
@@ -122,7 +126,7 @@ def test_spawned_workers_from_a_plain_script(packed: Path, tmp_path: Path) -> No
         timeout=100,
         env={**os.environ, "PYTHONPATH": root},
     )
-    assert (done.stdout, done.stderr) == ("48\n", "")
+    assert (done.stdout, done.stderr) == ("48 True\n", "")
 
 
 def test_workers_end_with_a_killed_parent(packed: Path) -> None:

@@ -63,7 +63,7 @@ def choose_backend(config: LoaderConfig) -> tuple[str, str]:
         return "torchvision", "options are given"
     reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
     size = common_size(reader)
-    if size is not None and max(size) <= _RESIDENT_SIDE and (device.type != "cpu" or config.image_size <= max(size)):
+    if size is not None and max(size) <= _RESIDENT_SIDE:
         needed, free = resident_bytes(reader, size), free_memory(device)
         if free is not None and needed <= MEMORY_SHARE / 2 * free:
             return "resident", (

@@ -90,13 +90,12 @@ class DecodedPictures:
         return self._memory.array.reshape(self._shape)
 
     def cutter(self) -> Cutter:
-        pixels, resize = self.pixels, PictureDecoder("simplejpeg").resize
+        pixels, cut_one = self.pixels, PictureDecoder("simplejpeg").cut
 
         def cut(records: Records, crops: Sequence[Crop], outs: Sequence[Any], place: Any) -> Iterator[torch.Tensor]:
-            for record, (box, scaled, offset), out in zip(records.tolist(), crops, outs, strict=False):
+            for record, crop, out in zip(records.tolist(), crops, outs, strict=False):
                 where = out if place is None else place
-                top, left, height, width = box
-                resize(pixels[record, top : top + height, left : left + width].copy(), scaled, offset, where)
+                cut_one(pixels[record], crop, where)
                 yield where
 
         return cut

@@ -41,11 +41,12 @@ class ResidentLoader(Loader):
     """Keeps the whole split as uint8 on the device, and crops, resizes, mirrors and normalises whole batches there.
 
     On a GPU a crop is resized by two matrix products with the weights of the antialiased bilinear filter, so the pixels
-    are those of the torchvision backend to within a grey level. On a CPU threads resize one picture after another, as
-    that backend's workers do, and the pixels are the same: 0.038 ms of CPU time a picture of 64 pixels where the matrix
-    products take 0.39 ms (uint8, two cores of an Intel Xeon that other programs used as well).
+    are those of the torchvision backend to within a grey level. On a CPU that backend's workers cut one picture after
+    another out of shared memory, and the pixels are the same: 0.028 ms of CPU time a picture of 64 pixels where the
+    matrix products take 0.39 ms (uint8, two cores of an Intel Xeon).
 
-    Options: ``resize`` ('auto', 'matrices', 'pictures'): which of the two; 'pictures' needs a CPU.
+    Options: ``resize`` ('auto', 'matrices', 'pictures'): which of the two; 'pictures' needs a CPU. ``workers``,
+    ``context``: of those workers, as the torchvision backend's.
 
     Raises:
         UsageError: pictures of several sizes, or more of them than fit into the device's free memory.
@@ -53,7 +54,8 @@ class ResidentLoader(Loader):
     """
 
     def __init__(self, config: LoaderConfig) -> None:
-        how = check_options(config, "resident", resize="auto")["resize"]
+        options = check_options(config, "resident", resize="auto", workers="auto", context="auto")
+        how = options.pop("resize")
         self.device = choose_device(config.device)
         if how not in RESIZES:
             raise UsageError(f"option resize must be one of {', '.join(RESIZES)}, got {how!r}")
@@ -85,7 +87,7 @@ class ResidentLoader(Loader):
         self._host: TorchvisionLoader | None = None
         if on_host:
             self._shared = DecodedPictures(len(self.reader), self.height, self.width)
-            self._host = TorchvisionLoader(replace(config, backend="torchvision", options={}), self._shared)
+            self._host = TorchvisionLoader(replace(config, backend="torchvision", options=options), self._shared)
             self.reader = self._host.reader
             self.num_workers = self._host.num_workers
             self.description += f", cut by {self._host.crew}"

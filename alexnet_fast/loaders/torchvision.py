@@ -148,9 +148,11 @@ class TorchvisionLoader(Loader):
             flips = None  # they are the device's to mirror
         chunk = self._options["chunk"]
         if chunk == "auto":
-            # A job of 16 small pictures is over in half a millisecond, of which waking a worker is a good part.
-            most = 64 if self.config.image_size <= _SMALL_SIDE else 16
-            chunk = max(1, min(most, len(records) // max(1, 2 * self.num_workers)))
+            # A job of 16 small pictures is over in half a millisecond, of which waking a worker is a good part; of
+            # large ones the last job of an epoch should not keep the other workers waiting.
+            small = self.config.image_size <= _SMALL_SIDE
+            most, each = (64, 1) if small else (16, 2)
+            chunk = max(1, min(most, len(records) // max(1, each * self.num_workers)))
         starts = range(0, len(records), chunk)
         self._open[ticket] = len(starts)
         for i in starts:
