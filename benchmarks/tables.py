@@ -217,7 +217,7 @@ def loaders_repeat(result: Mapping[str, Any], again: Mapping[str, Any] | None) -
             cells = [
                 f"{r['ratio']:.2f}x {TITLES[r['peer']]} ({r['low']:.2f}–{r['high']:.2f})" if r else "–" for r in found
             ]
-            rows.append([f"{key}{', resident' * (name != OURS[0])}", *cells])
+            rows.append([key if name == OURS[0] else f"{key}, resident", *cells])
     return markdown(["case", "first measurement", "second measurement"], rows)
 
 

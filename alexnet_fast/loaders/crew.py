@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import queue
@@ -117,7 +118,8 @@ class Worker:
         crops = job.plan.tolist()
         flips = job.flips.tolist() if job.flips is not None else [False] * len(crops)
         outs, finish = self._rows[job.slot][job.first :], self._finish
-        for place, flip, out in zip(self._cutter(job.records, crops, outs, self._picture), flips, outs, strict=False):
+        places = outs if self._picture is None else itertools.repeat(self._picture)
+        for place, flip, out in zip(self._cutter(job.records, crops, places), flips, outs, strict=False):
             finish(place, flip, out)
 
 

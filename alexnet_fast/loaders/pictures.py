@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,12 @@ class Cutter(Protocol):
     """One thread's means of cutting pictures."""
 
     def __call__(
-        self, records: Records, crops: Sequence[Crop], outs: Sequence[torch.Tensor], place: torch.Tensor | None
+        self, records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]
     ) -> Iterator[torch.Tensor]:
-        """Put the crop of each record, resized, into `place`, or where that is None into its own of `outs`.
+        """Put the crop of each record, resized, into its place, (1, 3, S, S) uint8, channels_last.
 
         Yields:
-            Where it is: (1, 3, S, S) uint8, channels_last, valid until the next.
+            Each place when it is filled; the next may be the same one again.
 
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
@@ -56,17 +56,16 @@ class EncodedPictures:
     def cutter(self) -> Cutter:
         reader, decode = self.reader, PictureDecoder(self.decoder)
 
-        def cut(records: Records, crops: Sequence[Crop], outs: Sequence[Any], place: Any) -> Iterator[torch.Tensor]:
+        def cut(records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
             rows = reader.index[records]
             heights, widths = rows["height"].tolist(), rows["width"].tolist()
             jpegs = reader.view_many(records)
-            for i, (jpeg, crop, out) in enumerate(zip(jpegs, crops, outs, strict=False)):
-                where = out if place is None else place
+            for i, (jpeg, crop, place) in enumerate(zip(jpegs, crops, places, strict=False)):
                 try:
-                    decode(jpeg, heights[i], widths[i], crop, where)
+                    decode(jpeg, heights[i], widths[i], crop, place)
                 except DamagedDataError as error:
                     raise damaged(reader, int(records[i]), error) from None
-                yield where
+                yield place
 
         return cut
 
@@ -92,11 +91,10 @@ class DecodedPictures:
     def cutter(self) -> Cutter:
         pixels, cut_one = self.pixels, PictureDecoder("simplejpeg").cut
 
-        def cut(records: Records, crops: Sequence[Crop], outs: Sequence[Any], place: Any) -> Iterator[torch.Tensor]:
-            for record, crop, out in zip(records.tolist(), crops, outs, strict=False):
-                where = out if place is None else place
-                cut_one(pixels[record], crop, where)
-                yield where
+        def cut(records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+            for record, crop, place in zip(records.tolist(), crops, places, strict=False):
+                cut_one(pixels[record], crop, place)
+                yield place
 
         return cut
 

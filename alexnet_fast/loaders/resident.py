@@ -87,8 +87,8 @@ class ResidentLoader(Loader):
         self._host: TorchvisionLoader | None = None
         if on_host:
             self._shared = DecodedPictures(len(self.reader), self.height, self.width)
-            self._host = TorchvisionLoader(replace(config, backend="torchvision", options=options), self._shared)
-            self.reader = self._host.reader
+            settings = replace(config, backend="torchvision", options=options)
+            self._host = TorchvisionLoader(settings, self._shared, self.reader)
             self.num_workers = self._host.num_workers
             self.description += f", cut by {self._host.crew}"
 

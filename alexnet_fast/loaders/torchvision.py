@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..config import LoaderConfig
 
 Records = npt.NDArray[np.int64]
+Flips: TypeAlias = "npt.NDArray[np.bool_] | None"
 _DRAWN = 2048  # pictures whose crops are drawn at once
 _SMALL_SIDE = 96  # up to so many pixels a side the pictures are handed to workers in larger lots
 
@@ -62,10 +63,13 @@ class TorchvisionLoader(Loader):
         WorkerError: a worker ended (on iteration).
     """
 
-    def __init__(self, config: LoaderConfig, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self, config: LoaderConfig, pictures: Pictures | None = None, reader: ShardReader | None = None
+    ) -> None:
         """
         Args:
             pictures: what is cut instead of the split's records, record for record.
+            reader: of the split, where it is open already.
         """
         options = check_options(config, "torchvision", workers="auto", context="auto", chunk="auto", decoder="auto")
         for name, known in (("workers", KINDS), ("context", CONTEXTS), ("decoder", DECODERS)):
@@ -76,7 +80,7 @@ class TorchvisionLoader(Loader):
             raise UsageError(f"option chunk must be auto or a whole number from 1 up, got {chunk!r}")
         self._options = options
         self.device = choose_device(config.device)
-        self.reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+        self.reader = ShardReader(config.dataset, config.split) if reader is None else reader  # type: ignore[arg-type]
         super().__init__(config, len(self.reader))
         self._pictures = pictures or EncodedPictures(self.reader, options["decoder"])
         cores = usable_cores()
@@ -96,7 +100,7 @@ class TorchvisionLoader(Loader):
         self._ring: Ring | None = None
         self._crew: Crew | None = None
         self._ticket = 0  # of the next batch
-        self._ahead: deque[tuple[int, int, Records]] = deque()  # batches in the making: ticket, buffer, records
+        self._ahead: deque[tuple[int, int, Records, Flips]] = deque()  # in the making: ticket, buffer, records, flips
         self._open: dict[int, int] = {}  # jobs not yet over, by ticket
         self._failed: dict[int, AlexNetFastError] = {}
         self._pass = 0  # number of the newest pass; an older one that is still held must stop
@@ -125,11 +129,11 @@ class TorchvisionLoader(Loader):
             return plan_train(boxes, c.image_size)
         return plan_eval(rows["height"], rows["width"], c.image_size, c.eval_resize)
 
-    def _flips(self, epoch: int, records: Records) -> npt.NDArray[np.bool_] | None:
+    def _flips(self, epoch: int, records: Records) -> Flips:
         c = self.config
         return draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None
 
-    def _planned(self, epoch: int, start_step: int) -> Iterator[tuple[Records, CropPlan, npt.NDArray[np.bool_] | None]]:
+    def _planned(self, epoch: int, start_step: int) -> Iterator[tuple[Records, CropPlan, Flips]]:
         """Records, crops and flips of each batch; drawn for several at once, which costs 0.5 us a picture, not 4."""
         order, size, last = self.order(epoch), self.config.batch_size, len(self)
         several = max(1, _DRAWN // size)
@@ -140,9 +144,7 @@ class TorchvisionLoader(Loader):
                 part = slice(begin, begin + size)
                 yield some[part], plan[part], None if flips is None else flips[part]
 
-    def _submit(
-        self, crew: Crew, slot: int, records: Records, plan: CropPlan, flips: npt.NDArray[np.bool_] | None
-    ) -> int:
+    def _submit(self, crew: Crew, slot: int, records: Records, plan: CropPlan, flips: Flips) -> int:
         ticket, self._ticket = self._ticket, self._ticket + 1
         if not self._on_host:
             flips = None  # they are the device's to mirror
@@ -183,7 +185,7 @@ class TorchvisionLoader(Loader):
         while self._open:
             self._collect(crew)
         self._failed.clear()
-        ring.free.extend(slot for _, slot, _ in self._ahead)
+        ring.free.extend(slot for _, slot, _, _ in self._ahead)
         self._ahead.clear()
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
@@ -201,23 +203,23 @@ class TorchvisionLoader(Loader):
         planned, ahead = self._planned(epoch, start_step), self._ahead
         while True:
             while ring.free and len(ahead) <= self.config.prefetch and (batch := next(planned, None)) is not None:
-                slot = ring.free.popleft()
-                ahead.append((self._submit(crew, slot, *batch), slot, batch[0]))
+                slot, (records, plan, flips) = ring.free.popleft(), batch
+                ahead.append((self._submit(crew, slot, records, plan, flips), slot, records, flips))
             if not ahead:
                 return
             begin = perf_counter()
             while ahead[0][0] in self._open:
                 self._collect(crew)
             self.stats["wait_s"] += perf_counter() - begin
-            ticket, slot, records = ahead.popleft()
+            ticket, slot, records, flips = ahead.popleft()
             if ticket in self._failed:
                 ring.free.append(slot)
                 raise self._failed.pop(ticket)
-            yield self._hand_out(ring, slot, epoch, records)
+            yield self._hand_out(ring, slot, records, flips)
             if self._pass != this_pass:
                 raise RuntimeError("this pass over the loader was ended by a newer one")
 
-    def _hand_out(self, ring: Ring, slot: int, epoch: int, records: Records) -> Batch:
+    def _hand_out(self, ring: Ring, slot: int, records: Records, flips: Flips) -> Batch:
         import torch
 
         self.stats["batches"] += 1
@@ -226,7 +228,6 @@ class TorchvisionLoader(Loader):
         images = ring.lend(slot, len(records))
         if self._on_host:
             return Batch(images, labels)
-        flips = self._flips(epoch, records)
         for event, _ in self._in_transit:
             event.synchronize()  # of the batch before, whose buffer will be filled again
         self._in_transit.clear()
