@@ -310,19 +310,20 @@ def test_the_gil_is_named_where_pictures_are_specks(tmp_path: Path) -> None:
         "kind": "probe", "dataset": str(specks), "split": "train", "device": "cpu", "image_size": 8, "batch_size": 16,
         "seed": 0, "warm_seconds": 0.1,
     }  # fmt: skip
-    for _ in range(3):  # on cores that others use as well, how threads fare is a matter of luck
-        with ahead_of_others():
+    with ahead_of_others():
+        for _ in range(3):
             events = run_cell(task, 60).by_name
-        environment = Environment(**events["environment"])
-        rows = tuple(
-            Row(backend="torchvision", num_workers=n, pin_memory=False, batch_size=16, images_per_s=9000.0)
-            for n in (0, 2)
-        )
-        measured = Measured(environment=environment, rows=rows, stages=Stages(**events["stages"]))
-        said = "\n".join(explain(measured, choose(measured)))
-        if "The GIL is in the way: 2 threads" in said:
-            return
-    raise AssertionError(said)
+            stages = Stages(**events["stages"])
+            if stages.process_scaling is not None and stages.process_scaling > 1.4:
+                break
+        else:
+            pytest.skip(f"other programs left no second core three times, the last time: {stages}")
+    rows = tuple(
+        Row(backend="torchvision", num_workers=n, pin_memory=False, batch_size=16, images_per_s=9000.0) for n in (0, 2)
+    )
+    measured = Measured(environment=Environment(**events["environment"]), rows=rows, stages=stages)
+    said = "\n".join(explain(measured, choose(measured)))
+    assert "The GIL is in the way: 2 threads" in said, stages
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -21,13 +21,14 @@ from ..errors import UsageError
 from ..order import epoch_order
 from ..shards import ShardReader
 from .cell import synchronise
-from .processes import tree_usage
+from .scaling import measure_scaling
 
 if TYPE_CHECKING:
     import torch
 
 _SAMPLE = 128  # records that each stage is measured on, at most
 _STAGE_SECONDS = 1.0  # and for how long
+_MOST_AT_ONCE = 8  # threads, and processes, whose scaling is measured
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "simplejpeg", "lmdb", "numpy")
 
 
@@ -215,50 +216,23 @@ class _Stages:
         return torch.zeros((count, self.size, self.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def threads(self) -> dict[str, float | int | None]:
-        """How far threads of one process get in each other's way."""
-        count = min(usable_cores(), 8)
+        """How far threads of one process get in each other's way, and how far processes do in the same seconds."""
+        count = min(usable_cores(), _MOST_AT_ONCE)
         if count < 2:
-            return {"threads": None, "thread_scaling": None, "threads_running": None}
-        alone, _ = self._run_threads(1)
-        rate, running = self._run_threads(count)
-        return {"threads": count, "thread_scaling": rate / alone, "threads_running": running}
+            return {"threads": None, "thread_scaling": None, "process_scaling": None}
+        scaling = measure_scaling(_Maker(self), count, self._context())
+        return {"threads": count, "thread_scaling": scaling.threads, "process_scaling": scaling.processes}
 
-    def _run_threads(self, count: int) -> tuple[float, float | None]:
-        """(pictures/s, threads that run or stand ready to) of so many threads that read, decode and resize."""
-        import torch
-
-        done, stop = [0] * count, threading.Event()
-
-        def work(number: int) -> None:
-            torch.set_num_threads(1)
-            worker, i = _Worker(self), number
-            while not stop.is_set():
-                worker.fill(i % len(self.sample))
-                done[number] += 1
-                i += count
-
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.1)
-        first, before, begin = tree_usage(os.getpid()), sum(done), time.perf_counter()
-        time.sleep(_STAGE_SECONDS / 2)
-        last, seconds = tree_usage(os.getpid()), time.perf_counter() - begin
-        rate = (sum(done) - before) / seconds
-        stop.set()
-        for thread in threads:
-            thread.join()
-        if first is None or last is None or first.wait_seconds is None or last.wait_seconds is None:
-            return rate, None
-        return rate, (last.cpu_seconds - first.cpu_seconds + last.wait_seconds - first.wait_seconds) / seconds
-
-    def hand_over(self) -> dict[str, float | None]:
-        """A uint8 batch from another process to this one, through shared memory, as a DataLoader's worker hands it."""
+    def _context(self) -> Any:
         import torch.multiprocessing as mp
 
         # A process that uses a GPU must not fork; where it may, that is what a DataLoader does.
         fork = "fork" in mp.get_all_start_methods() and self.device.type == "cpu"
-        context: Any = mp.get_context("fork" if fork else "spawn")
+        return mp.get_context("fork" if fork else "spawn")
+
+    def hand_over(self) -> dict[str, float | None]:
+        """A uint8 batch from another process to this one, through shared memory, as a DataLoader's worker hands it."""
+        context = self._context()
         asked, handed = context.SimpleQueue(), context.Queue()
         batch = int(self._task["batch_size"])
         worker = context.Process(target=_hand_batches, args=(asked, handed, batch, self.size), daemon=True)
@@ -334,6 +308,21 @@ class _Worker:
         t4 = time.perf_counter()
         for name, seconds in zip(self.spent, (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
             self.spent[name] += seconds
+
+
+class _Maker:
+    """Makes what a thread or a process of its own needs to go through the sample; may be sent to another process."""
+
+    def __init__(self, stages: _Stages) -> None:
+        self._stages = stages
+
+    def __call__(self, number: int, count: int) -> Callable[[], None]:
+        """Work of number `number` of so many: a picture a call."""
+        import torch
+
+        torch.set_num_threads(1)
+        worker, pictures = _Worker(self._stages), itertools.cycle(range(number, len(self._stages.sample), count))
+        return lambda: worker.fill(next(pictures))
 
 
 def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:

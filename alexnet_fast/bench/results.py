@@ -129,9 +129,9 @@ class Stages:
         hand_over: a finished batch from a DataLoader's worker process to this one; our workers share its memory.
         copy: host to device; 0 on a CPU, where there is none.
         device_augment: flip and normalise: on a CPU part of a worker's work, else batched on the device.
-        threads: number of threads of `thread_scaling`.
+        threads: number of threads of `thread_scaling`, and of processes of `process_scaling`.
         thread_scaling: how many times the pictures/s of one thread that many threads reach in one process.
-        threads_running: how many of them run at a time, or would if a core were free; the others wait for the GIL.
+        process_scaling: how many times that many processes reach, in the same seconds.
     """
 
     read: float | None = None
@@ -144,7 +144,7 @@ class Stages:
     device_augment: float | None = None
     threads: int | None = None
     thread_scaling: float | None = None
-    threads_running: float | None = None
+    process_scaling: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

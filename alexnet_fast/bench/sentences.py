@@ -266,17 +266,15 @@ def _say_main_process(measured: Measured, row: Row) -> str | None:
 
 def _say_gil(measured: Measured, row: Row) -> str | None:
     s = measured.stages
-    if row.backend != "torchvision" or row.worker_kind == "process" or not s.threads or s.thread_scaling is None:
+    if row.backend != "torchvision" or row.worker_kind == "process" or not s.threads:
         return None
-    # Cores taken by other programs slow threads down too, so how many of them could run tells more than their speed;
-    # but for lack of cores alone several threads are not slower than one.
-    at_work = s.threads_running if s.threads_running is not None else s.thread_scaling
-    if at_work >= SCALING * s.threads and s.thread_scaling >= 0.9:
+    if s.thread_scaling is None or s.process_scaling is None or s.thread_scaling >= SCALING * s.process_scaling:
         return None
     return (
         f"The GIL is in the way: {s.threads} threads that read, decode and resize in one process reach "
-        f"{times(s.thread_scaling)} the pictures of one ({at_work:.1f} of them run at a time); with pictures this "
-        "small Python's own share of the work, which one thread at a time can do, is large."
+        f"{times(s.thread_scaling)} the pictures of one, {s.threads} processes in the same seconds "
+        f"{times(s.process_scaling)}; with pictures this small Python's own share of the work, which one thread at a "
+        "time can do, is large."
     )
 
 

@@ -121,6 +121,8 @@ def _stages_table(stages: Stages) -> str:
     ]
     if stages.thread_scaling is not None:
         rows.append((f"{stages.threads} threads in one process", f"{stages.thread_scaling:.2f} x one thread"))
+    if stages.process_scaling is not None:
+        rows.append((f"{stages.threads} processes", f"{stages.process_scaling:.2f} x one thread"))
     return markdown_table(("stage", "ms"), rows)
 
 

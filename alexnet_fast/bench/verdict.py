@@ -18,7 +18,7 @@ SPARE = 1.25
 BUSY = 0.85
 # Share of the usable cores that other programs may take before the figures are no longer this machine's.
 OTHERS = 0.15
-# Threads that reach less than this share of a full scaling are in each other's way.
+# Threads that reach less than this share of what as many processes do are in each other's way.
 SCALING = 0.75
 
 
