@@ -243,10 +243,13 @@ def _flip(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
 
 
 class PictureFinisher:
-    """Flips and normalises one picture at a time on the CPU, while it lies in the cache; one per thread.
+    """Normalises one picture at a time on the CPU, while it lies in the cache; one per thread.
 
     Args:
         image_size: side S, pixels.
+
+    Attributes:
+        scale, bias: float32 (S * 3,): a row of pixels becomes bias + scale * row.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -255,22 +258,14 @@ class PictureFinisher:
         self._rows = (image_size, image_size * 3)
         self._float = torch.empty(self._rows)
         self._scale, self._bias = _scale_and_bias(torch.device("cpu"), image_size)
+        self.scale, self.bias = self._scale.numpy(), self._bias.numpy()
         self._addcmul = torch.addcmul
 
-    def __call__(self, picture: torch.Tensor, flip: bool, out: torch.Tensor) -> None:
-        """Finish `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S), both channels_last; uint8 is only flipped.
-
-        For uint8 the two may be the same.
-        """
-        if flip:
-            picture = picture.flip(3)
-        if out.dtype == picture.dtype:
-            if flip or out is not picture:
-                out.copy_(picture)
-            return
-        rows = picture.permute(0, 2, 3, 1).view(self._rows)
+    def __call__(self, picture: torch.Tensor, out: torch.Tensor) -> None:
+        """Normalise `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S) of a floating-point type, both
+        channels_last."""
         target = out.permute(0, 2, 3, 1).view(self._rows)
-        self._float.copy_(rows)
+        self._float.copy_(picture.permute(0, 2, 3, 1).view(self._rows))
         if target.dtype == self._float.dtype:
             self._addcmul(self._bias, self._float, self._scale, out=target)
         else:

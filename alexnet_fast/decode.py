@@ -6,15 +6,15 @@ Nothing here knows of data sets, epochs or workers, so that each stage can be ca
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .augment import CropArray, eval_resize, eval_size
-from .errors import DamagedDataError, MissingDependencyError, UsageError
+from .errors import DamagedDataError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int32]
 Encoded: TypeAlias = "bytes | memoryview"
 
-DECODERS = ("auto", "simplejpeg", "nvimgcodec")
+DECODERS = ("auto", "native", "simplejpeg", "nvimgcodec")
 
 # Up to so many pixels, simplejpeg's whole picture costs less than nvImageCodec's region. With the crops of a random
 # resized crop on one core of an Intel Xeon with AVX512: 34 us against 40 us for 64 x 64 (Tiny ImageNet), 432 us against
@@ -140,7 +140,7 @@ def _contiguous(picture: ByteArray, box: list[int]) -> ByteArray:
 
 
 class SimpleJpeg:
-    """libjpeg-turbo through simplejpeg: whole pictures, at full size or at a half, a quarter or an eighth of it."""
+    """libjpeg-turbo through simplejpeg: whole pictures."""
 
     def __init__(self) -> None:
         import simplejpeg
@@ -148,29 +148,19 @@ class SimpleJpeg:
         self._decode = simplejpeg.decode_jpeg
         self._whole: ByteArray = np.empty(0, np.uint8)
 
-    def region(self, jpeg: Encoded, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
-        """The box (top, left, height, width) of the picture, in pixels of the picture as shrunk; contiguous.
+    def whole(self, jpeg: Encoded, height: int, width: int) -> ByteArray:
+        """The picture, uint8 (height, width, 3), valid until the next call.
 
         Raises:
-            DamagedDataError: see `PictureDecoder.region`.
+            DamagedDataError: see `PictureDecoder`.
         """
-        return _contiguous(self.whole(jpeg, height, width, shrink), box)
-
-    def whole(self, jpeg: Encoded, height: int, width: int, shrink: int = 1) -> ByteArray:
-        """The whole picture, uint8 (ceil(height / shrink), ceil(width / shrink), 3)."""
-        shape = (-(-height // shrink), -(-width // shrink), 3)
-        if self._whole.size < shape[0] * shape[1] * 3:
-            self._whole = _off_beat(shape[0] * shape[1] * 3)
+        if self._whole.size < height * width * 3:
+            self._whole = _off_beat(height * width * 3)
         try:
-            if shrink == 1:
-                picture = self._decode(jpeg, "RGB", buffer=self._whole)
-            else:
-                picture = self._decode(
-                    jpeg, "RGB", min_height=shape[0], min_width=shape[1], min_factor=shrink, buffer=self._whole
-                )
+            picture = self._decode(jpeg, "RGB", buffer=self._whole)
         except ValueError as error:
             raise DamagedDataError(f"cannot be decoded ({' '.join(str(error).split())})") from None
-        if picture.shape != shape:
+        if picture.shape != (height, width, 3):
             raise DamagedDataError(f"is not {width} pixels wide and {height} high, as the index says")
         return picture  # type: ignore[no-any-return]
 
@@ -264,6 +254,9 @@ class PictureDecoder:
     Args:
         decoder: 'auto', 'simplejpeg' or 'nvimgcodec'; 'auto' takes for each picture what is faster at its size.
 
+    Attributes:
+        decode_s, resize_s: seconds spent on either stage so far.
+
     Raises:
         MissingDependencyError: nvimgcodec was asked for and does not work here.
     """
@@ -271,8 +264,6 @@ class PictureDecoder:
     def __init__(self, decoder: str = "auto") -> None:
         import torch
 
-        if decoder not in DECODERS:
-            raise UsageError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
         self._simple = SimpleJpeg()
         self._small = SmallCrops()
         self._regions: NvImageCodec | None = None
@@ -283,19 +274,33 @@ class PictureDecoder:
             raise MissingDependencyError(
                 "decoder nvimgcodec does not work here: `pip install nvidia-nvimgcodec-cu12` (Linux), or use simplejpeg"
             )
+        self.decode_s = self.resize_s = 0.0
         self._from_numpy = torch.from_numpy
         # What torch.nn.functional.interpolate(mode="bilinear", antialias=True) calls, which takes no `out`.
         self._resize: Any = torch._C._nn._upsample_bilinear2d_aa
 
-    def region(self, jpeg: Encoded, height: int, width: int, shrink: int, box: list[int]) -> ByteArray:
-        """A box (top, left, height, width) of a picture of `height` x `width` pixels that is decoded `shrink` (1, 2, 4,
-        8) times smaller; the box counts pixels of the smaller picture. Contiguous uint8, valid until the next call.
+    def __call__(self, jpeg: Encoded, height: int, width: int, crop: Crop, out: torch.Tensor) -> None:
+        """Decode a picture of `height` x `width` pixels and put its crop into `out` (1, 3, S, S) uint8, channels_last.
 
         Raises:
             DamagedDataError: the bytes are no picture of that size; the text has no subject.
         """
-        region = self._region(jpeg, height, width, box) if shrink == 1 else None
-        return self._simple.region(jpeg, height, width, shrink, box) if region is None else region
+        begin = perf_counter()
+        region = self._region(jpeg, height, width, crop.box)
+        whole = self._simple.whole(jpeg, height, width) if region is None else None
+        decoded = perf_counter()
+        if region is not None:
+            self._resize_to(region, crop, out)
+        elif whole is not None:
+            self._cut(whole, crop, out)
+        self.decode_s += decoded - begin
+        self.resize_s += perf_counter() - decoded
+
+    def cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:
+        """Put the crop of a decoded picture (H, W, 3) into `out` (1, 3, S, S) uint8, channels_last."""
+        begin = perf_counter()
+        self._cut(picture, crop, out)
+        self.resize_s += perf_counter() - begin
 
     def _region(self, jpeg: Encoded, height: int, width: int, box: list[int]) -> ByteArray | None:
         """The box as nvImageCodec decodes it; None where the whole picture has to be decoded, or is so sooner."""
@@ -303,52 +308,20 @@ class PictureDecoder:
             return None
         return self._regions.region(jpeg, box)
 
-    def resize(self, crop: ByteArray, scaled: list[int], offset: list[int], out: torch.Tensor) -> None:
-        """Resize to `scaled` (height, width) and put what lies at `offset` into `out` (1, 3, S, S), channels_last."""
-        self._put(self._from_numpy(crop[None].transpose(0, 3, 1, 2)), scaled, offset, out)
-
-    def cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:
-        """Put the crop of a decoded picture (H, W, 3) into `out` (1, 3, S, S) uint8, channels_last."""
-        box, scaled, offset = crop
-        if SmallCrops.fits(box[2], box[3]):
-            self._put(self._small(picture, box), scaled, offset, out)
+    def _cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:
+        if SmallCrops.fits(crop.box[2], crop.box[3]):
+            self._put(self._small(picture, crop.box), crop, out)
         else:
-            self.resize(_contiguous(picture, box), scaled, offset, out)
+            self._resize_to(_contiguous(picture, crop.box), crop, out)
 
-    def _put(self, source: torch.Tensor, scaled: list[int], offset: list[int], out: torch.Tensor) -> None:
+    def _resize_to(self, region: ByteArray, crop: Crop, out: torch.Tensor) -> None:
+        self._put(self._from_numpy(region[None].transpose(0, 3, 1, 2)), crop, out)
+
+    def _put(self, source: torch.Tensor, crop: Crop, out: torch.Tensor) -> None:
+        _, scaled, offset = crop
         size = out.shape[2]
         if scaled[0] == size and scaled[1] == size:
             self._resize(source, scaled, False, None, None, out=out)
             return
         whole = self._resize(source, scaled, False, None, None)
         out.copy_(whole[:, :, offset[0] : offset[0] + size, offset[1] : offset[1] + size])
-
-    def __call__(self, jpeg: Encoded, height: int, width: int, crop: Crop, out: torch.Tensor) -> None:
-        """Decode one picture and put its crop into `out` (1, 3, S, S) uint8, channels_last."""
-        region = self._region(jpeg, height, width, crop.box)
-        if region is None:
-            self.cut(self._simple.whole(jpeg, height, width), crop, out)
-        else:
-            self.resize(region, crop.scaled, crop.offset, out)
-
-
-def decode_crops(
-    jpegs: Sequence[Encoded],
-    heights: Any,
-    widths: Any,
-    plan: CropPlan,
-    out: torch.Tensor,
-    decoder: PictureDecoder | None,
-) -> None:
-    """Decode n pictures into `out` (n, 3, S, S) uint8, channels_last.
-
-    Raises:
-        DamagedDataError: a picture cannot be decoded; its place among the n is in the attribute ``position``.
-    """
-    decoder = decoder or PictureDecoder()
-    for i, (jpeg, crop) in enumerate(zip(jpegs, plan.tolist(), strict=True)):
-        try:
-            decoder(jpeg, int(heights[i]), int(widths[i]), crop, out[i : i + 1])
-        except DamagedDataError as error:
-            error.position = i  # type: ignore[attr-defined]
-            raise

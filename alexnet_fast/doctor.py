@@ -203,6 +203,7 @@ def _decoders() -> Facts:
     Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(held, "JPEG")
     jpeg = held.getvalue()
     return [
+        ("compiled code", _tried(_try_native)),
         ("simplejpeg", _tried(lambda: _try_simplejpeg(jpeg))),
         ("torchvision", _tried(lambda: _try_torchvision(jpeg))),
         ("Pillow", _tried(lambda: _try_pillow(jpeg))),
@@ -216,6 +217,16 @@ def _tried(attempt: Callable[[], str]) -> str:
     except Exception as error:
         text = str(error).strip().splitlines()
         return f"no: {type(error).__name__}: {text[-1] if text else ''}"
+
+
+def _try_native() -> str:
+    from . import native
+
+    if native.jpeg_cutter() is not None:
+        return "yes"
+    if native.resizer() is not None:
+        return "no, it only resizes: install libjpeg-turbo's headers and alexnet-fast once more to load faster"
+    return "no: install a C compiler and libjpeg-turbo's headers and alexnet-fast once more to load faster"
 
 
 def _try_simplejpeg(jpeg: bytes) -> str:

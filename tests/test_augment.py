@@ -80,12 +80,11 @@ def test_finished_batches_are_flipped_and_normalised(dtype: torch.dtype, size: i
     assert torch.equal(finish_batch(images, flips, torch.uint8), flipped)
     assert torch.equal(finish_batch(images, None, torch.uint8), images)
     assert torch.equal(images, before)
+    out = torch.empty((6, size, size, 3), dtype=dtype).permute(0, 3, 1, 2)
     finisher = PictureFinisher(size)
-    for kind, expected in ((dtype, got), (torch.uint8, flipped)):
-        out = torch.empty((6, size, size, 3), dtype=kind).permute(0, 3, 1, 2)
-        for i in range(6):
-            finisher(images[i : i + 1], bool(flips[i]), out[i : i + 1])
-        assert torch.equal(out, expected)
+    for i in range(6):
+        finisher(flipped[i : i + 1].contiguous(memory_format=torch.channels_last), out[i : i + 1])
+    assert torch.equal(out, got)
 
 
 @pytest.mark.parametrize(("box", "size"), [((0, 64), 64), ((5, 40), 64), ((3, 61), 24), ((10, 3), 16), ((0, 64), 20)])

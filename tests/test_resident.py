@@ -16,7 +16,7 @@ from conftest import draw_picture, encode, pack_pictures
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, native, open_loader
 from alexnet_fast.augment import IMAGENET_STD, eval_resize, sample_crops, sample_flips
 from alexnet_fast.errors import WorkerError
 from alexnet_fast.loaders import choose_backend, resident
@@ -56,9 +56,9 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize:
         )
         want = want.flip(2) if flip else want
         difference = (image.int() - want.int()).abs()
-        if resize == "pictures":
+        if resize == "pictures" and native.resizer() is None:
             assert difference.max() == 0
-        # Two roundings in torch's integer resize, one in the matrix products.
+        # Two roundings in an integer resize, of rows first or columns first, and one in the matrix products.
         assert difference.max() <= 2 and difference.float().mean() < 0.3
 
 

@@ -18,13 +18,14 @@ from conftest import draw_picture, encode, pack_pictures
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, native, open_loader
 from alexnet_fast.augment import sample_crops, sample_flips
 from alexnet_fast.decode import region_decoder_works
 from alexnet_fast.errors import WorkerError
 
 DECODERS = [
     "simplejpeg",
+    pytest.param("native", marks=pytest.mark.skipif(native.jpeg_cutter() is None, reason="not compiled")),
     pytest.param("nvimgcodec", marks=pytest.mark.skipif(not region_decoder_works(), reason="absent")),
 ]
 
@@ -52,7 +53,10 @@ def test_training_pixels_are_torchvisions(packed: Path, decoder: str, size: int)
     boxes, flips = sample_crops(0, 0, order, rows["height"], rows["width"]), sample_flips(0, 0, order)
     for image, record, box, flip in zip(images, order, boxes.tolist(), flips, strict=True):
         want = functional.resized_crop(picture(reader, int(record)), *box, [size, size], antialias=True)
-        assert torch.equal(image, want.flip(2) if flip else want)
+        difference = (image.int() - (want.flip(2) if flip else want).int()).abs()
+        # Compiled code mixes rows before columns, torch after, and both round to whole levels in between.
+        assert difference.max() <= (2 if decoder == "native" else 0)
+        assert difference.float().mean() < 0.25
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

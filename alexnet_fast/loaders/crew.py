@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import multiprocessing
 import os
 import queue
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..augment import PictureFinisher
 from ..decode import CropPlan
 from ..errors import AlexNetFastError, WorkerError
 from .pictures import Pictures
@@ -87,17 +85,9 @@ class Worker:
     """One thread's means of doing jobs."""
 
     def __init__(self, task: Task, memory: ByteArray) -> None:
-        import torch
-
         layout = task.layout
-        self._cutter = task.pictures.cutter()
-        self._rows = layout.rows(memory)
-        self._finish = PictureFinisher(layout.image_size)
-        size = layout.image_size
-        picture = torch.empty((1, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        # Where a picture is put before it is finished; None: where it stays. A mirrored copy of 64 pixels that takes
-        # its place again costs 5 us, one that goes from here to there 10 us.
-        self._picture = None if layout.dtype == "uint8" else picture
+        self._cut = task.pictures.cutter(layout.image_size, layout.dtype)
+        self._places = layout.places(memory)
 
     def do(self, job: Job, oldest: int) -> Result:
         """Do a job, unless its ticket is older than `oldest`; every failure is in the result."""
@@ -115,12 +105,8 @@ class Worker:
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
         """
-        crops = job.plan.tolist()
-        flips = job.flips.tolist() if job.flips is not None else [False] * len(crops)
-        outs, finish = self._rows[job.slot][job.first :], self._finish
-        places = outs if self._picture is None else itertools.repeat(self._picture)
-        for place, flip, out in zip(self._cutter(job.records, crops, places), flips, outs, strict=False):
-            finish(place, flip, out)
+        places = self._places[job.slot][job.first : job.first + len(job.records)]
+        self._cut(job.records, job.plan, job.flips, places)
 
 
 class InlineCrew:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..decode import Crop, PictureDecoder
+from ..cut import CropCutter, Flips, Places, UndecodableError
+from ..decode import ByteArray, CropPlan
 from ..errors import DamagedDataError
 from ..shards import ShardReader
-from .ring import ByteArray, SharedMemory
-
-if TYPE_CHECKING:
-    import torch
+from .ring import SharedMemory
 
 Records = npt.NDArray[np.int64]
 
@@ -22,13 +19,8 @@ Records = npt.NDArray[np.int64]
 class Cutter(Protocol):
     """One thread's means of cutting pictures."""
 
-    def __call__(
-        self, records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]
-    ) -> Iterator[torch.Tensor]:
-        """Put the crop of each record, resized, into its place, (1, 3, S, S) uint8, channels_last.
-
-        Yields:
-            Each place when it is filled; the next may be the same one again.
+    def __call__(self, records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
+        """Put the crop of each record, resized, mirrored where `flips` says so, and finished, into its place.
 
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
@@ -39,7 +31,9 @@ class Cutter(Protocol):
 class Pictures(Protocol):
     """Picklable, so that it can go to worker processes."""
 
-    def cutter(self) -> Cutter: ...
+    def cutter(self, image_size: int, dtype: str) -> Cutter:
+        """Cuts crops of that size and type."""
+        ...
 
 
 class EncodedPictures:
@@ -47,25 +41,22 @@ class EncodedPictures:
 
     Args:
         reader: of the split.
-        decoder: as in `PictureDecoder`.
+        decoder: as in `CropCutter`.
     """
 
     def __init__(self, reader: ShardReader, decoder: str) -> None:
         self.reader, self.decoder = reader, decoder
 
-    def cutter(self) -> Cutter:
-        reader, decode = self.reader, PictureDecoder(self.decoder)
+    def cutter(self, image_size: int, dtype: str) -> Cutter:
+        reader, cutter = self.reader, CropCutter(image_size, dtype, self.decoder)
 
-        def cut(records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        def cut(records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
             rows = reader.index[records]
             heights, widths = rows["height"].tolist(), rows["width"].tolist()
-            jpegs = reader.view_many(records)
-            for i, (jpeg, crop, place) in enumerate(zip(jpegs, crops, places, strict=False)):
-                try:
-                    decode(jpeg, heights[i], widths[i], crop, place)
-                except DamagedDataError as error:
-                    raise damaged(reader, int(records[i]), error) from None
-                yield place
+            try:
+                cutter.jpegs(reader.view_many(records), heights, widths, plan, flips, places)
+            except UndecodableError as error:
+                raise damaged(reader, int(records[error.position]), error) from None
 
         return cut
 
@@ -88,13 +79,11 @@ class DecodedPictures:
     def pixels(self) -> ByteArray:
         return self._memory.array.reshape(self._shape)
 
-    def cutter(self) -> Cutter:
-        pixels, cut_one = self.pixels, PictureDecoder("simplejpeg").cut
+    def cutter(self, image_size: int, dtype: str) -> Cutter:
+        pixels, cutter = self.pixels, CropCutter(image_size, dtype)
 
-        def cut(records: Records, crops: Sequence[Crop], places: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-            for record, crop, place in zip(records.tolist(), crops, places, strict=False):
-                cut_one(pixels[record], crop, place)
-                yield place
+        def cut(records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
+            cutter.pixels(pixels, records, plan, flips, places)
 
         return cut
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cut import Places
 from ..device import available_memory
 from ..errors import UsageError, WorkerError
 
@@ -90,10 +91,10 @@ class Layout:
         s = self.image_size
         return torch.from_numpy(memory).view(getattr(torch, self.dtype)).view(-1, s, s, 3).permute(0, 3, 1, 2)
 
-    def rows(self, memory: ByteArray) -> list[list[torch.Tensor]]:
-        """Every picture's place in every buffer as a tensor (1, 3, S, S), made once."""
-        buffers = [self.tensor(self.part(memory, slot, self.batch_size)) for slot in range(self.count)]
-        return [[buffer[i : i + 1] for i in range(self.batch_size)] for buffer in buffers]
+    def places(self, memory: ByteArray) -> list[Places]:
+        """Every buffer's places for pictures, made once."""
+        whole = (self.part(memory, slot, self.batch_size) for slot in range(self.count))
+        return [Places.over(part, self.image_size, self.dtype) for part in whole]
 
     def part(self, memory: ByteArray, slot: int, pictures: int) -> ByteArray:
         """The bytes of the first `pictures` in one buffer; a new array each time."""
