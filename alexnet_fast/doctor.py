@@ -28,6 +28,7 @@ _PACKAGES = (
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_ALLOC_CONF", "LD_PRELOAD", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_ID", "TORCH_COMPILE_DISABLE",
+    "ALEXNET_FAST_NATIVE",
 )  # fmt: skip
 # PyTorch's DataLoader hands batches over in shared memory, and fails with a bus error where there is little of it.
 _LITTLE_SHARED_MEMORY = 1 << 30

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,8 +35,7 @@ class Architecture:
         hidden: width of the first two fully connected layers.
         norm: after the first two ReLUs ('lrn'), between every convolution or hidden layer and its ReLU ('batch'), none.
         dropout: probability before each of the first two fully connected layers.
-        init: 'default' is PyTorch's, 'paper' N(0, init_std) with the paper's biases of 1, 'he' He et al. 2015.
-        init_std: standard deviation of the weights at the start, with 'he' of the last layer's alone.
+        init: 'default' is PyTorch's, 'paper' N(0, 0.01) with the paper's biases of 1, 'he' He et al. 2015.
         any_size: False keeps the 6 x 6 input of the first fully connected layer at every image size, so that weights
             made elsewhere fit.
         small_stem: kernel of the first convolution for pictures below 112 pixels.
@@ -50,7 +48,6 @@ class Architecture:
     norm: Literal["none", "lrn", "batch"] = "none"
     dropout: float = 0.5
     init: Literal["default", "paper", "he"] = "default"
-    init_std: float = 0.01
     any_size: bool = True
     small_stem: int = 11
     stem_stride: int | None = None
@@ -152,7 +149,7 @@ def _initialise(model: AlexNet) -> None:
     ones = {id(m) for m in (convs[1], convs[3], convs[4], *linears[:-1])} if init == "paper" else set()
     for m in (*convs, *linears):
         if init == "paper" or m is linears[-1]:
-            nn.init.normal_(m.weight, std=model.architecture.init_std)
+            nn.init.normal_(m.weight, std=0.01)
         else:
             nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
         if m.bias is not None:
@@ -175,8 +172,7 @@ def create_model(
         num_classes: outputs of the last layer, 1 or more.
         image_size: side of the pictures it will see, pixels, 21 or more. From 112 up the network is the published one;
             below, the stride of the first convolution is smaller.
-        width: factor on the channels and hidden units, for trials; 1 is the published network. What 'alexnet-paper'
-            draws its weights from widens by 1/sqrt(width), so that signals start with the size they have at width 1.
+        width: factor on the channels and hidden units, for trials; 1 is the published network.
         dropout: probability in place of the network's own.
         stem_stride: of the first convolution, 1 to 4, in place of the network's own.
 
@@ -210,9 +206,7 @@ def _scaled(a: Architecture, width: float) -> Architecture:
 
     c = a.channels
     channels = (scale(c[0]), scale(c[1]), scale(c[2]), scale(c[3]), scale(c[4]))
-    # With 0.01 a quarter of the width would halve the signal in each of eight layers, 256 times in all.
-    std = a.init_std / math.sqrt(width) if a.init == "paper" else a.init_std
-    return replace(a, channels=channels, hidden=scale(a.hidden), init_std=std)
+    return replace(a, channels=channels, hidden=scale(a.hidden))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -65,6 +65,13 @@ PEERS = [
     Peer("torchvision-pil", "torchvision, PIL", "torchvision_loader", "torchvision", {"decoder": "pil"}),
     Peer("timm", "timm", "timm_loader", "timm", {}),
     Peer("alexnet-fast-resident", "alexnet-fast, resident", "ours_loader", "ours", {"backend": "resident"}),
+    Peer(
+        "alexnet-fast-plain",
+        "alexnet-fast, not compiled",
+        "ours_loader",
+        "ours",
+        {"backend": "torchvision", "compiled": "off"},
+    ),
     Peer("ffcv-raw", "FFCV, stored decoded", "ffcv_loader", "ffcv", {"store": "raw"}),
     Peer("bare-decode", "bare libjpeg-turbo decode", "bare_decode", "ours", {}),
 ]

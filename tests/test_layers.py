@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "options"},
     {
         "sources", "shards", "files", "datum", "index", "lmdb_pages", "manifest", "shardfiles", "shardwriter", "order",
-        "augment", "device", "progress", "jpeg", "decode", "workers", "plots", "demo_pictures",
+        "augment", "device", "progress", "jpeg", "native", "decode", "cut", "workers", "plots", "demo_pictures",
     },
     {
         "plan", "target", "shardwork", "ray_engine", "loaders", "response_norm", "models", "recipes", "checkpoint",

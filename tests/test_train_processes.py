@@ -120,7 +120,8 @@ def torchrun(processes: int, arguments: list[str], *options: str) -> subprocess.
 
 
 # No dropout: its masks are drawn per process. No batch norm: each process normalises over its own half.
-ALIKE = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.005", "--model", "alexnet"]
+# At a rate of 0.005 a rounding error can decide which of two equal pixels a pool takes, and the losses part.
+ALIKE = ["--set", "dropout=0", "--precision", "fp32", "--recipe", "paper", "--lr", "0.002", "--model", "alexnet"]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """Crops cut and resized by compiled code, a lot of pictures a call and without Python's lock.
 
 It is compiled when the package is installed, where a C compiler and Python's headers are there; to decode as well it
-takes the headers of libjpeg-turbo. Where it was not compiled everything works without, slower.
+takes the headers of libjpeg-turbo. Where it was not compiled, or ALEXNET_FAST_NATIVE=off is set in the environment,
+everything works without, slower.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy as np
 @functools.cache
 def resizer() -> Any | None:
     """The compiled module, whose ``cut_pixels`` resizes; None where there is none or it does not run here."""
+    if os.environ.get("ALEXNET_FAST_NATIVE") == "off":
+        return None
     try:
         from . import _native  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,16 +10,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common import Epoch, Job, defaults_of, fresh, main
 
-CANDIDATES = {"backend": ("torchvision",), "workers": ("auto", 1, 3, 4), "prefetch": (2,)}
+CANDIDATES = {"backend": ("torchvision",), "compiled": ("auto",), "workers": ("auto", 1, 3, 4), "prefetch": (2,)}
 FLOAT_CANDIDATES: dict[str, tuple] = {}
 PACKAGES = ("torch", "torchvision", "simplejpeg", "numpy", "lmdb")
 FORMAT = "alexnet-fast"
 
 
 def open_epochs(job: Job) -> Epoch:
-    from alexnet_fast import LoaderConfig, open_loader
-
     s = job.settings
+    os.environ["ALEXNET_FAST_NATIVE"] = s["compiled"]
+    from alexnet_fast import LoaderConfig, native, open_loader
+
+    if s["compiled"] != "off" and native.jpeg_cutter() is None:
+        raise SystemExit("alexnet_fast/native is not compiled: see tools/build_native.py")
     loader = open_loader(
         LoaderConfig(
             dataset=job.data / FORMAT,
