@@ -282,8 +282,34 @@ def training_results() -> dict[str, str]:
 
 
 # Other benchmarks add a function here: {name of a table: its Markdown}.
+def stage_results() -> dict[str, str]:
+    path = RESULTS / "stages.json"
+    return {"stages": stages_table(json.loads(path.read_text()))} if path.exists() else {}
+
+
+def stages_table(result: Mapping[str, Any]) -> str:
+    """Milliseconds a picture of decoding and resizing, by who does it."""
+    by_data: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        by_data.setdefault(row["data"], {})[row["way"]] = row
+    rows = [
+        [
+            CASES[name],
+            *(f"{ways[way]['decode_us'] / 1000:.3f}" for way in ("simplejpeg", "nvimgcodec", "native")),
+            *(f"{ways[way]['resize_us'] / 1000:.3f}" for way in ("simplejpeg", "native")),
+            *(f"{ways[way]['all_us'] / 1000:.3f}" for way in ("simplejpeg", "nvimgcodec", "native")),
+        ]
+        for name, ways in by_data.items()
+    ]
+    header = [
+        "ms of a core", "whole picture, simplejpeg", "region, nvImageCodec", "region, compiled", "resize, torch",
+        "resize, compiled", "all, simplejpeg", "all, nvImageCodec", "all, compiled",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
 TABLES: list[Callable[[], dict[str, str]]] = [
-    loaders_tables, gpu_results, pack_results, sweep_results, training_results,
+    loaders_tables, stage_results, gpu_results, pack_results, sweep_results, training_results,
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 128  # records that each stage is measured on, at most
 _STAGE_SECONDS = 1.0  # and for how long
+_JOB = 16  # pictures a job, as the loader's
 _MOST_AT_ONCE = 8  # threads, and processes, whose scaling is measured
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "simplejpeg", "lmdb", "numpy")
 
@@ -195,12 +196,12 @@ class _Stages:
         torch.set_num_threads(1)
         try:
             worker = _Worker(self)
-            worker.fill(0)  # buffers and code paths are there from here on
+            worker.do(0)  # buffers and code paths are there from here on
             worker.spent = dict.fromkeys(worker.spent, 0.0)
-            count = 0
+            count = job = 0
             while (total := sum(worker.spent.values())) < _STAGE_SECONDS or count < len(self.sample):
-                worker.fill(count % len(self.sample))
-                count += 1
+                count += worker.do(job)
+                job += 1
                 if total > 4 * _STAGE_SECONDS:
                     break
         finally:
@@ -295,29 +296,34 @@ class _Stages:
 
 
 class _Worker:
-    """Does to a picture what a worker of the torchvision backend does, and adds up how long each part takes."""
+    """Does what a worker of the torchvision backend does, a job at a time, and adds up how long each part takes."""
 
     def __init__(self, stages: _Stages) -> None:
         size = stages.size
         self._stages, self._cutter = stages, CropCutter(size)
-        self._place = Places.over(np.zeros(3 * size * size, np.uint8), size, "uint8")
+        self._places = Places.over(np.zeros(_JOB * 3 * size * size, np.uint8), size, "uint8")
+        self._flips = np.arange(_JOB) % 2 == 0
         self.spent = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
-    def fill(self, i: int) -> None:
-        """Number `i` of the sample."""
-        s, cutter, part = self._stages, self._cutter, slice(i, i + 1)
+    def do(self, number: int) -> int:
+        """Job `number` of those that the sample makes, which come again and again; how many pictures it was."""
+        s, cutter = self._stages, self._cutter
+        begin = number * _JOB % (-(-len(s.sample) // _JOB) * _JOB)
+        part = slice(begin, begin + _JOB)
         decoded, resized = cutter.decode_s, cutter.resize_s
         t0 = time.perf_counter()
         jpegs = s.reader.view_many(s.sample[part])
         t1 = time.perf_counter()
         heights, widths = s.rows["height"][part].tolist(), s.rows["width"][part].tolist()
-        cutter.jpegs(jpegs, heights, widths, s.plan[part], np.array([i % 2 == 0]), self._place)
+        n = len(heights)
+        cutter.jpegs(jpegs, heights, widths, s.plan[part], self._flips[:n], self._places[:n])
         t2 = time.perf_counter()
         decoded, resized = cutter.decode_s - decoded, cutter.resize_s - resized
         # What neither stage accounts for, Python's part of it, is divided as they are.
         share = (t2 - t1) / (decoded + resized)
         for name, seconds in zip(self.spent, (t1 - t0, decoded * share, resized * share), strict=True):
             self.spent[name] += seconds
+        return n
 
 
 class _Maker:
@@ -327,12 +333,16 @@ class _Maker:
         self._stages = stages
 
     def __call__(self, number: int, count: int) -> Callable[[], None]:
-        """Work of number `number` of so many: a picture a call."""
+        """Work of number `number` of so many: a job a call."""
         import torch
 
         torch.set_num_threads(1)
-        worker, pictures = _Worker(self._stages), itertools.cycle(range(number, len(self._stages.sample), count))
-        return lambda: worker.fill(next(pictures))
+        worker, jobs = _Worker(self._stages), itertools.count(number, count)
+
+        def work() -> None:
+            worker.do(next(jobs))
+
+        return work
 
 
 def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:
