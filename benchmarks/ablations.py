@@ -58,6 +58,7 @@ LEVERS: dict[str, dict[str, object]] = {
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
     "paper recipe and network": {"recipe": "paper", "model": "alexnet-paper"},
+    "notebook recipe and network alexnet-paper": {"recipe": "notebook", "model": "alexnet-paper"},
 }
 
 
