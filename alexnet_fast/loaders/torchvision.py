@@ -36,9 +36,11 @@ def _worker_kind() -> str:
     """What workers 'auto' means on this system.
 
     A thread waits for Python's lock between two pictures, a process does not. Two workers on two cores of an Intel Xeon
-    with AVX512, threads against forked processes: 64-pixel pictures 12,700/s against 24,300/s, longest side 375 2,960/s
-    against 3,310/s, full-size ImageNet 1,430/s against 1,480/s. Where processes cannot be forked safely, starting one
-    takes seconds and wants a guard in the caller's script, so that threads are the better choice.
+    with AVX512 and no compiled code, threads against forked processes: 64-pixel pictures 12,700/s against 24,300/s,
+    longest side 375 2,960/s against 3,310/s, full-size ImageNet 1,430/s against 1,480/s. Compiled code needs the lock
+    once a job, and the two are as fast (64 pixels 54,000/s and 53,000/s); processes then still leave the lock to the
+    training loop. Where they cannot be forked safely, starting one takes seconds and wants a guard in the caller's
+    script, so that threads are the better choice.
     """
     return "process" if sys.platform == "linux" else "thread"
 
