@@ -119,11 +119,15 @@ def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | No
         )
         others = {
             "notebook recipe and network": "`notebook` takes `alexnet` to",
-            "notebook recipe": "and `alexnet-bn` to",
-            "paper recipe and network": "`paper` takes `alexnet-paper` to",
+            "notebook recipe": "`alexnet-bn` to",
+            "notebook recipe and network alexnet-paper": "`alexnet-paper` to",
+            "paper recipe and network": "and `paper` takes that to",
         }
         words = [f"{others[name]} {levers[name]['val_top1']:.1%}" for name in others if name in levers]
         text += f"; there {', '.join(words)}." if words else "."
+        chance = 1 / ablations["dataset"]["classes"]
+        if any(row["val_top1"] <= 1.05 * chance for row in levers.values()):
+            text += f" {chance:.0%} is chance: so short a run had not begun to learn ([why](docs/recipes.md))."
     return text
 
 

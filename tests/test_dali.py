@@ -298,9 +298,15 @@ def test_a_missing_or_broken_installation_is_told(tmp_path: Path) -> None:
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise OSError('libdali.so: no such file')")
     (broken.parent / "__init__.py").touch()
+    old = tmp_path / "old" / "nvidia" / "dali"
+    old.mkdir(parents=True)
+    (old / "__init__.py").write_text("__version__ = '2.1.1'")
+    (old / "fn.py").touch()
+    (old.parent / "__init__.py").touch()
     hide = "import sys; sys.modules['nvidia'] = None; "
     for before, path, text in (
         (hide, tmp_path / "absent", "DALI is not installed: pip install nvidia-dali-cuda120"),
+        ("", tmp_path / "old", "DALI 2.1.1 is older than 2.2: pip install -U nvidia-dali-cuda120"),
         ("", tmp_path / "broken", "DALI cannot be imported (OSError: libdali.so: no such file)"),
     ):
         environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{package}"}

@@ -14,6 +14,7 @@ So feeding costs nothing, and gives what the reader cannot.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ Fed: TypeAlias = tuple[npt.NDArray[np.int64], tuple[Any, ...]]  # records, and w
 # Batches read ahead of DALI's queue, a thread for each: reading copies out of the page cache without Python's lock, and
 # a batch of 1,024 full-size pictures is 112 MB.
 _READ_AHEAD = 2
+_OLDEST = (2, 2)  # 2.1 decodes regions without `adjust_orientation`
 _INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130, never both)"
 
 
@@ -62,10 +64,14 @@ def why_not(device: str = "auto") -> str | None:
     if not found:
         return f"DALI is not installed: {_INSTALL}"
     try:
-        import nvidia.dali.fn  # noqa: F401
+        import nvidia.dali.fn
+
+        version = str(nvidia.dali.__version__)
     except Exception as error:  # a broken installation can raise anything: OSError for a library, RuntimeError ...
         reason = " ".join(str(error).split())
         return f"DALI cannot be imported ({type(error).__name__}: {reason}): reinstall it with {_INSTALL}"
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:
+        return f"DALI {version} is older than {'.'.join(map(str, _OLDEST))}: {_INSTALL.replace('install', 'install -U', 1)}"
     return None
 
 
