@@ -71,7 +71,8 @@ def why_not(device: str = "auto") -> str | None:
         reason = " ".join(str(error).split())
         return f"DALI cannot be imported ({type(error).__name__}: {reason}): reinstall it with {_INSTALL}"
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:
-        return f"DALI {version} is older than {'.'.join(map(str, _OLDEST))}: {_INSTALL.replace('install', 'install -U', 1)}"
+        needed = ".".join(map(str, _OLDEST))
+        return f"DALI {version} is older than {needed}: {_INSTALL.replace('install', 'install -U', 1)}"
     return None
 
 
