@@ -124,11 +124,11 @@ class Stages:
         read: from the shards, pages in the page cache.
         read_cold: the same records just after their shard was dropped from the page cache.
         decode: JPEG to pixels, of the crop's region where the decoder can.
-        augment: crop and resize to the network's size, uint8.
+        augment: crop and resize to the network's size, and flip, uint8.
         collate: torch.stack of pictures to a batch, as a DataLoader does; our workers write into the batch itself.
         hand_over: a finished batch from a DataLoader's worker process to this one; our workers share its memory.
         copy: host to device; 0 on a CPU, where there is none.
-        device_augment: flip and normalise: on a CPU part of a worker's work, else batched on the device.
+        device_augment: on a CPU normalising, which a worker does; else flip and normalise, batched on the device.
         threads: number of threads of `thread_scaling`, and of processes of `process_scaling`.
         thread_scaling: how many times the pictures/s of one thread that many threads reach in one process.
         process_scaling: how many times that many processes reach, in the same seconds.

@@ -235,13 +235,13 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
     work = work_ms(s, e.device)
     if work is None or s.decode is None or s.augment is None or s.read is None:
         return None
-    parts = {"decoding": s.decode, "crop and resize": s.augment, "reading": s.read}
+    parts = {"decoding": s.decode, "crop, resize and flip": s.augment, "reading": s.read}
     if e.device == "cpu" and s.device_augment is not None:
-        parts["flip and normalise"] = s.device_augment
+        parts["normalising"] = s.device_augment
     largest = max(parts, key=lambda name: parts[name])
     listed = ", ".join(f"{name} {milliseconds(ms)} ms ({percent(ms / work)})" for name, ms in parts.items())
-    verdict = {"decoding": "decode-bound", "crop and resize": "bound by crop and resize", "reading": "read-bound"}
-    verdict["flip and normalise"] = "bound by flipping and normalising"
+    verdict = {"decoding": "decode-bound", "crop, resize and flip": "bound by crop and resize", "reading": "read-bound"}
+    verdict["normalising"] = "bound by normalising"
     advice = ""
     if largest == "decoding" and min(e.median_width, e.median_height) > 2 * e.settings.get("image_size", 224):
         advice = " Packing with --resize-shorter makes the pictures, and with them the decoding, smaller."

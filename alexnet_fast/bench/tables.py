@@ -110,11 +110,11 @@ def _stages_table(stages: Stages) -> str:
         "read": "read, page cache",
         "read_cold": "read, cold",
         "decode": "decode (the crop's region)",
-        "augment": "resize",
+        "augment": "crop, resize, flip",
         "collate": "collate, as a DataLoader",
         "hand_over": "hand-over, as a DataLoader",
         "copy": "copy to the device",
-        "device_augment": "flip and normalise",
+        "device_augment": "normalise (on a GPU: flip too)",
     }
     rows = [
         (text, "not measured" if (ms := getattr(stages, name)) is None else f"{ms:.4f}") for name, text in names.items()
