@@ -103,6 +103,17 @@ def test_an_even_picture_keeps_its_value() -> None:
 
 
 @needs_resizer
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (1, 3), (3, 2)])
+def test_pictures_of_a_few_pixels(height: int, width: int) -> None:
+    """Smaller than what is read at a time: the end of their memory comes sooner."""
+    pixels = np.arange(9, dtype=np.uint8)[:, None, None, None] * 20 + np.zeros((1, height, width, 3), np.uint8)
+    boxes = np.tile([[0, 0, height, width]], (9, 1))
+    out = places(9, 5)
+    CropCutter(5).pixels(pixels, np.arange(9), plan(boxes, np.full((9, 2), 5), np.zeros((9, 2))), None, out)
+    assert np.array_equal(out.array, np.broadcast_to(np.arange(9)[:, None, None, None] * 20, out.array.shape))
+
+
+@needs_resizer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_other_types_are_normalised(dtype: str) -> None:
     generator = np.random.default_rng(0)

@@ -111,7 +111,7 @@ static enum outcome cut_one(
         return BAD_BOX;
     const size_t bytes = (size_t)height * width * 3;
     const uint8_t *picture = (const uint8_t *)pixels->buf + (size_t)number * bytes;
-    if (number == pixels->shape[0] - 1) { /* behind the last picture nothing may be read */
+    if ((size_t)(pixels->shape[0] - number) * bytes < bytes + ROW_SLACK) { /* behind the last picture lies nothing */
         uint8_t *copy = reserve(copies, bytes + ROW_SLACK);
         if (copy == NULL)
             return NO_MEMORY;
