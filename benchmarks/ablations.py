@@ -58,6 +58,10 @@ LEVERS: dict[str, dict[str, object]] = {
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
     "paper recipe and network": {"recipe": "paper", "model": "alexnet-paper"},
+    "paper recipe": {"recipe": "paper"},
+    "paper recipe and network alexnet": {"recipe": "paper", "model": "alexnet"},
+    "paper recipe and network alexnet-owt": {"recipe": "paper", "model": "alexnet-owt"},
+    "notebook recipe and network alexnet-owt": {"recipe": "notebook", "model": "alexnet-owt"},
     "notebook recipe and network alexnet-paper": {"recipe": "notebook", "model": "alexnet-paper"},
 }
 
