@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import native
 from .augment import PictureFinisher
-from .decode import DECODERS, ByteArray, CropPlan, Encoded, PictureDecoder
+from .decode import DECODERS, ByteArray, CropPlan, PictureDecoder, region_decoder_works
 from .errors import DamagedDataError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,33 @@ if TYPE_CHECKING:
 
 Flips: TypeAlias = "npt.NDArray[np.bool_] | None"
 _COMPILED_TYPES = ("uint8", "bfloat16", "float32")  # float16 is for GPUs, where the device normalises
+
+
+def picture_tensor(memory: ByteArray, image_size: int, dtype: str) -> torch.Tensor:
+    """(n, 3, S, S), channels_last, over the bytes of n pictures of that type; holds on to this very array."""
+    import torch
+
+    shape = (-1, image_size, image_size, 3)
+    return torch.from_numpy(memory).view(getattr(torch, dtype)).view(shape).permute(0, 3, 1, 2)
+
+
+def check_decoder(decoder: str) -> None:
+    """
+    Raises:
+        UsageError: there is no such decoder.
+        MissingDependencyError: it is not there on this computer.
+    """
+    if decoder not in DECODERS:
+        raise UsageError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
+    if decoder == "native" and native.jpeg_cutter() is None:
+        raise MissingDependencyError(
+            "decoder native was not compiled here: install a C compiler and libjpeg-turbo's headers (Debian, "
+            "Ubuntu: gcc libjpeg-dev) and alexnet-fast once more, or use auto"
+        )
+    if decoder == "nvimgcodec" and not region_decoder_works():
+        raise MissingDependencyError(
+            "decoder nvimgcodec does not work here: `pip install nvidia-nvimgcodec-cu12` (Linux), or use simplejpeg"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,12 +63,8 @@ class Places:
     @classmethod
     def over(cls, memory: ByteArray, image_size: int, dtype: str) -> Places:
         """Over the bytes of pictures of that size and type."""
-        import torch
-
-        shape = (-1, image_size, image_size, 3)
-        kind = getattr(torch, dtype)
-        pictures = torch.from_numpy(memory).view(kind).view(shape).permute(0, 3, 1, 2)
-        array = memory.view(f"u{kind.itemsize}").reshape(shape)
+        pictures = picture_tensor(memory, image_size, dtype)
+        array = memory.view(f"u{pictures.itemsize}").reshape(-1, image_size, image_size, 3)
         return cls(array, [pictures[i : i + 1] for i in range(len(array))])
 
     def __len__(self) -> int:
@@ -84,13 +107,7 @@ class CropCutter:
     """
 
     def __init__(self, image_size: int, dtype: str = "uint8", decoder: str = "auto") -> None:
-        if decoder not in DECODERS:
-            raise UsageError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
-        if decoder == "native" and native.jpeg_cutter() is None:
-            raise MissingDependencyError(
-                "decoder native was not compiled here: install a C compiler and libjpeg-turbo's headers (Debian, "
-                "Ubuntu: gcc libjpeg-dev) and alexnet-fast once more, or use auto"
-            )
+        check_decoder(decoder)
         compiled = decoder in ("auto", "native") and dtype in _COMPILED_TYPES
         self._native: Any = native.jpeg_cutter() if compiled else None
         self._resizer: Any = native.resizer() if compiled else None
@@ -116,7 +133,7 @@ class CropCutter:
 
     def jpegs(
         self,
-        jpegs: Sequence[Encoded],
+        jpegs: list[bytes] | list[memoryview],
         heights: list[int],
         widths: list[int],
         plan: CropPlan,
@@ -134,13 +151,13 @@ class CropCutter:
         Raises:
             UndecodableError: the bytes are no picture of that size.
         """
-        encoded, begin = list(jpegs), 0
-        while begin < len(encoded):
+        begin = 0
+        while begin < len(jpegs):
             if self._native is None:
-                end = len(encoded)
+                end = len(jpegs)
             else:
                 begin, decode, resize = self._native.cut_jpegs(
-                    encoded, heights, widths, plan.boxes, plan.scaled, plan.offsets, flips, self._scale, self._bias,
+                    jpegs, heights, widths, plan.boxes, plan.scaled, plan.offsets, flips, self._scale, self._bias,
                     places.array, begin,
                 )  # fmt: skip
                 self._decode_s += decode
@@ -149,7 +166,7 @@ class CropCutter:
             for i, crop in enumerate(plan[begin:end].tolist(), begin):
                 target = self._target(places, i)
                 try:
-                    self._one_by_one(encoded[i], heights[i], widths[i], crop, target)
+                    self._one_by_one(jpegs[i], heights[i], widths[i], crop, target)
                 except DamagedDataError as error:
                     raise UndecodableError(str(error), i) from None
                 self._complete(target, flips, places, i)

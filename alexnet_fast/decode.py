@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .augment import CropArray, eval_resize, eval_size
-from .errors import DamagedDataError, MissingDependencyError
+from .errors import DamagedDataError
 
 if TYPE_CHECKING:
     import torch
@@ -228,22 +228,28 @@ class SmallCrops:
         return height * width <= _WHOLE_PIXELS
 
 
+def trial_picture() -> tuple[bytes, ByteArray]:
+    """A JPEG with halved chroma, and its pixels (40, 50, 3) as libjpeg-turbo decodes them: to try a decoder on."""
+    import simplejpeg
+
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    jpeg: bytes = simplejpeg.encode_jpeg(noise, colorsubsampling="420")
+    return jpeg, simplejpeg.decode_jpeg(jpeg, "RGB")
+
+
 @functools.cache
 def region_decoder_works() -> bool:
     """Whether nvImageCodec is here and decodes a region of a small picture as libjpeg-turbo does."""
     import os
 
-    import simplejpeg
-
     # It prints a warning for each damaged picture, which we tell ourselves; it looks at this when it is imported.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
-    jpeg = simplejpeg.encode_jpeg(picture, colorsubsampling="420")
+    jpeg, picture = trial_picture()
     try:
         region = NvImageCodec().region(jpeg, [9, 7, 20, 30])
     except Exception:  # whatever a library does that is half installed or too old for these calls
         return False
-    return region is not None and np.array_equal(region, simplejpeg.decode_jpeg(jpeg, "RGB")[9:29, 7:37])
+    return region is not None and np.array_equal(region, picture[9:29, 7:37])
 
 
 class PictureDecoder:
@@ -256,9 +262,6 @@ class PictureDecoder:
 
     Attributes:
         decode_s, resize_s: seconds spent on either stage so far.
-
-    Raises:
-        MissingDependencyError: nvimgcodec was asked for and does not work here.
     """
 
     def __init__(self, decoder: str = "auto") -> None:
@@ -266,14 +269,9 @@ class PictureDecoder:
 
         self._simple = SimpleJpeg()
         self._small = SmallCrops()
-        self._regions: NvImageCodec | None = None
+        self._regions: NvImageCodec | None = None  # made when first needed: small pictures are decoded whole
+        self._use_regions = decoder != "simplejpeg"
         self._small_whole = decoder != "nvimgcodec"
-        if decoder != "simplejpeg" and region_decoder_works():
-            self._regions = NvImageCodec()
-        elif decoder == "nvimgcodec":
-            raise MissingDependencyError(
-                "decoder nvimgcodec does not work here: `pip install nvidia-nvimgcodec-cu12` (Linux), or use simplejpeg"
-            )
         self.decode_s = self.resize_s = 0.0
         self._from_numpy = torch.from_numpy
         # What torch.nn.functional.interpolate(mode="bilinear", antialias=True) calls, which takes no `out`.
@@ -304,8 +302,13 @@ class PictureDecoder:
 
     def _region(self, jpeg: Encoded, height: int, width: int, box: list[int]) -> ByteArray | None:
         """The box as nvImageCodec decodes it; None where the whole picture has to be decoded, or is so sooner."""
-        if self._regions is None or (self._small_whole and SmallCrops.fits(height, width)):
+        if not self._use_regions or (self._small_whole and SmallCrops.fits(height, width)):
             return None
+        if self._regions is None:
+            self._use_regions = region_decoder_works()
+            if not self._use_regions:
+                return None
+            self._regions = NvImageCodec()
         return self._regions.region(jpeg, box)
 
     def _cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, native, open_loader
 from alexnet_fast.augment import sample_crops, sample_flips
 from alexnet_fast.decode import region_decoder_works
-from alexnet_fast.errors import WorkerError
+from alexnet_fast.errors import MissingDependencyError, WorkerError
 
 DECODERS = [
     "simplejpeg",
@@ -88,6 +88,14 @@ def test_a_damaged_record_is_named(tmp_path: Path, workers: str) -> None:
         assert next(steps).labels.tolist() == [0, 1, 2, 3]
         with pytest.raises(DamagedDataError, match=r"record 5 of val-00000-of-00001\.lmdb \(key 'broken\.jpg'\)"):
             next(steps)
+
+
+def test_a_decoder_that_is_not_there_is_told_before_workers_start(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "jpeg_cutter", lambda: None)
+    with pytest.raises(MissingDependencyError, match="decoder native was not compiled here"):
+        open_loader(config(packed, {"decoder": "native", "workers": "process"}))
 
 
 @pytest.mark.parametrize("context", ["fork"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..cut import Flips
 from ..decode import CropPlan
 from ..errors import AlexNetFastError, WorkerError
 from .pictures import Pictures
@@ -40,7 +41,7 @@ class Job(NamedTuple):
     first: int
     records: npt.NDArray[np.int64]
     plan: CropPlan
-    flips: npt.NDArray[np.bool_] | None
+    flips: Flips
 
 
 class Result(NamedTuple):

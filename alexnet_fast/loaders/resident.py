@@ -89,7 +89,6 @@ class ResidentLoader(Loader):
             self._shared = DecodedPictures(len(self.reader), self.height, self.width)
             settings = replace(config, backend="torchvision", options=options)
             self._host = TorchvisionLoader(settings, self._shared, self.reader)
-            self.num_workers = self._host.num_workers
             self.description += f", cut by {self._host.crew}"
 
     def _decode_all(self) -> None:

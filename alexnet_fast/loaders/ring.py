@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cut import Places
+from ..cut import Places, picture_tensor
 from ..device import available_memory
 from ..errors import UsageError, WorkerError
 
@@ -86,10 +86,7 @@ class Layout:
 
     def tensor(self, memory: ByteArray) -> torch.Tensor:
         """(n, 3, S, S), channels_last, over the bytes of n pictures; holds on to this very array."""
-        import torch
-
-        s = self.image_size
-        return torch.from_numpy(memory).view(getattr(torch, self.dtype)).view(-1, s, s, 3).permute(0, 3, 1, 2)
+        return picture_tensor(memory, self.image_size, self.dtype)
 
     def places(self, memory: ByteArray) -> list[Places]:
         """Every buffer's places for pictures, made once."""

@@ -6,12 +6,13 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..augment import draw_crops, draw_flips, finish_batch
+from ..cut import Flips, check_decoder
 from ..decode import DECODERS, CropPlan, plan_eval, plan_train
 from ..device import choose_device, usable_cores
 from ..errors import AlexNetFastError, UsageError, WorkerError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..config import LoaderConfig
 
 Records = npt.NDArray[np.int64]
-Flips: TypeAlias = "npt.NDArray[np.bool_] | None"
 _DRAWN = 2048  # pictures whose crops are drawn at once
 _SMALL_SIDE = 96  # up to so many pixels a side the pictures are handed to workers in larger lots
 
@@ -52,8 +52,8 @@ class TorchvisionLoader(Loader):
     device they write uint8 into page-locked memory, and the device flips and normalises the whole batch.
 
     Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn': how worker
-    processes start), ``decoder`` ('auto', 'simplejpeg', 'nvimgcodec'), ``chunk`` (pictures a job; 'auto').
-    On Linux 'auto' workers are forked processes, elsewhere threads.
+    processes start), ``decoder`` ('auto', 'native', 'simplejpeg', 'nvimgcodec': see `CropCutter`), ``chunk``
+    (pictures a job; 'auto'). On Linux 'auto' workers are forked processes, elsewhere threads.
 
     Attributes:
         num_workers, workers, crew: how many of which kind; the same in words.
@@ -61,6 +61,7 @@ class TorchvisionLoader(Loader):
 
     Raises:
         UsageError: the data set, the split or the device is not there, or an option is unknown.
+        MissingDependencyError: the decoder that was asked for is not there.
         DamagedDataError: the data set, or (on iteration) a record, is damaged.
         WorkerError: a worker ended (on iteration).
     """
@@ -77,6 +78,7 @@ class TorchvisionLoader(Loader):
         for name, known in (("workers", KINDS), ("context", CONTEXTS), ("decoder", DECODERS)):
             if options[name] not in known:
                 raise UsageError(f"option {name} must be one of {', '.join(known)}, got {options[name]!r}")
+        check_decoder(options["decoder"])  # a worker process that finds it missing could only end
         chunk = options["chunk"]
         if chunk != "auto" and not (isinstance(chunk, int) and chunk > 0):
             raise UsageError(f"option chunk must be auto or a whole number from 1 up, got {chunk!r}")

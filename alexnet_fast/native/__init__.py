@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..decode import trial_picture
+
 
 @functools.cache
 def resizer() -> Any | None:
@@ -36,13 +38,10 @@ def jpeg_cutter() -> Any | None:
     module = resizer()
     if module is None or not hasattr(module, "cut_jpegs"):
         return None
-    import simplejpeg
-
-    picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
-    jpeg = simplejpeg.encode_jpeg(picture, colorsubsampling="420")
+    jpeg, picture = trial_picture()
     out = np.zeros((1, 20, 20, 3), np.uint8)
     done, _, _ = module.cut_jpegs([jpeg], [40], [50], *_one_box([9, 7, 20, 20]), None, None, None, out, 0)
-    return module if done == 1 and np.array_equal(out[0], simplejpeg.decode_jpeg(jpeg, "RGB")[9:29, 7:27]) else None
+    return module if done == 1 and np.array_equal(out[0], picture[9:29, 7:27]) else None
 
 
 def _one_box(box: list[int]) -> tuple[Any, Any, Any]:
