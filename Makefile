@@ -26,7 +26,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py
 
 # No find-links: a CPU-only torch picked up from one would not match torchvision.
-$(STAMP): pyproject.toml constraints.txt tools/install.sh tools/build_native.py $(wildcard alexnet_fast/native/*.[ch])
+$(STAMP): pyproject.toml constraints.txt tools/install.sh tools/build_native.py $(wildcard alexnet_fast/images/native/*.[ch])
 	@echo "installing into $(VENV) (about 7 GB with PyTorch's CUDA libraries; once)"
 	@PIP_FIND_LINKS= tools/install.sh $(VENV) "$(PYTHON)"
 	@touch $@

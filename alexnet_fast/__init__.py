@@ -12,12 +12,10 @@ Names are imported on first use, so that importing the package costs nothing tha
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 _HOME = {
     "AlexNetFastError": "errors",
@@ -25,52 +23,27 @@ _HOME = {
     "Batch": "loaders",
     "BenchConfig": "config",
     "DamagedDataError": "errors",
-    "DatasetInfo": "shards",
+    "DatasetInfo": "dataset",
     "Loader": "loaders",
     "LoaderConfig": "config",
-    "ShardReader": "shards",
+    "ShardReader": "dataset",
     "TrainConfig": "config",
     "UsageError": "errors",
     "bench_loader": "bench",
     "create_model": "models",
-    "epoch_order": "order",
-    "evaluate": "evaluate",
-    "export": "export",
+    "epoch_order": "loaders",
+    "evaluate": "evaluation",
+    "export": "evaluation",
     "inspect": "inspection",
     "open_loader": "loaders",
-    "pack": "pack",
-    "predict": "predict",
-    "read_dataset_info": "shards",
-    "train": "train",
-    "verify": "verify",
+    "pack": "packing",
+    "predict": "evaluation",
+    "read_dataset_info": "dataset",
+    "train": "training",
+    "verify": "dataset",
 }
 
-__all__ = [
-    "AlexNetFastError",
-    "Augmentation",
-    "Batch",
-    "BenchConfig",
-    "DamagedDataError",
-    "DatasetInfo",
-    "Loader",
-    "LoaderConfig",
-    "ShardReader",
-    "TrainConfig",
-    "UsageError",
-    "__version__",
-    "bench_loader",
-    "create_model",
-    "epoch_order",
-    "evaluate",
-    "export",
-    "inspect",
-    "open_loader",
-    "pack",
-    "predict",
-    "read_dataset_info",
-    "train",
-    "verify",
-]
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from .bench import bench_loader as bench_loader
@@ -78,47 +51,33 @@ if TYPE_CHECKING:
     from .config import BenchConfig as BenchConfig
     from .config import LoaderConfig as LoaderConfig
     from .config import TrainConfig as TrainConfig
+    from .dataset import DatasetInfo as DatasetInfo
+    from .dataset import ShardReader as ShardReader
+    from .dataset import read_dataset_info as read_dataset_info
+    from .dataset import verify as verify
     from .errors import AlexNetFastError as AlexNetFastError
     from .errors import DamagedDataError as DamagedDataError
     from .errors import UsageError as UsageError
-    from .evaluate import evaluate as evaluate
-    from .export import export as export
+    from .evaluation import evaluate as evaluate
+    from .evaluation import export as export
+    from .evaluation import predict as predict
     from .inspection import inspect as inspect
     from .loaders import Batch as Batch
     from .loaders import Loader as Loader
+    from .loaders import epoch_order as epoch_order
     from .loaders import open_loader as open_loader
     from .models import create_model as create_model
-    from .order import epoch_order as epoch_order
-    from .pack import pack as pack
-    from .predict import predict as predict
-    from .shards import DatasetInfo as DatasetInfo
-    from .shards import ShardReader as ShardReader
-    from .shards import read_dataset_info as read_dataset_info
-    from .train import train as train
-    from .verify import verify as verify
+    from .packing import pack as pack
+    from .training import train as train
 
 
-class _Package(ModuleType):
-    """The package itself, in which a function wins over the module of the same name (pack, train, evaluate ...).
-
-    Importing ``alexnet_fast.pack`` binds the submodule in the package; without this, ``alexnet_fast.pack(...)`` would
-    work or not depending on what was imported before.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        setattr(self, name, value)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOME.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted(__all__)
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted(__all__)

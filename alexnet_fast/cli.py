@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__
 from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES
 from .errors import AlexNetFastError
 from .options import parse_list, parse_overrides, parse_size, parse_whole_numbers, parse_workers
+from .version import __version__
 
 app = typer.Typer(
     name="alexnet-fast",
@@ -95,9 +95,9 @@ def pack(
 
     Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
     """
-    from .pack import describe_pack
-    from .pack import pack as run
-    from .progress import progress_bar
+    from .packing import describe_pack
+    from .packing import pack as run
+    from .system import progress_bar
 
     with progress_bar("packing") as progress:
         info = run(
@@ -120,8 +120,8 @@ def verify(
 
     Example: alexnet-fast verify data/tiny
     """
-    from .progress import progress_bar
-    from .verify import verify as run
+    from .dataset import verify as run
+    from .system import progress_bar
 
     with progress_bar("verifying") as progress:
         result = run(dataset, decode=decode, workers=parse_workers(workers), progress=progress)
@@ -204,7 +204,7 @@ def train(
     Example: alexnet-fast train data/tiny --image-size 64 --run-dir runs/tiny
     """
     from .config import TrainConfig
-    from .train import train as run
+    from .training import train as run
 
     result = run(
         TrainConfig(
@@ -288,7 +288,7 @@ def evaluate(
 
     Example: alexnet-fast evaluate runs/tiny data/tiny --tta flip
     """
-    from .evaluate import evaluate as evaluate_run
+    from .evaluation import evaluate as evaluate_run
 
     result = evaluate_run(
         run, dataset, split=split, tta=tta, batch_size=batch_size, backend=backend,
@@ -311,7 +311,7 @@ def predict(
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
-    from .predict import predict as predict_run
+    from .evaluation import predict as predict_run
 
     result = predict_run(run, images, top=top, device=device)
     if json is not None:
@@ -346,7 +346,7 @@ def export(
 
     Example: alexnet-fast export runs/tiny tiny.onnx
     """
-    from .export import export as run_export
+    from .evaluation import export as run_export
 
     typer.echo(run_export(run, target))
 

@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from . import __version__
-from .device import cgroup_cpu_quota, usable_cores
+from .system import cgroup_cpu_quota, usable_cores
+from .version import __version__
 
 _PACKAGES = (
     "torch", "torchvision", "numpy", "pillow", "lmdb", "simplejpeg", "nvidia-dali-cuda120", "nvidia-dali-cuda130",
@@ -187,7 +187,7 @@ def _device() -> Facts:
 
 
 def _auto_device() -> str:
-    from .device import choose_device
+    from .system import choose_device
 
     return str(choose_device("auto"))
 
@@ -221,7 +221,7 @@ def _tried(attempt: Callable[[], str]) -> str:
 
 
 def _try_native() -> str:
-    from . import native
+    from .images import native
 
     if native.jpeg_cutter() is not None:
         return "yes"

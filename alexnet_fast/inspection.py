@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .augment import IMAGENET_MEAN, IMAGENET_STD
+from .dataset import DatasetInfo, ShardReader, read_dataset_info
 from .errors import DamagedDataError, UsageError
-from .shards import DatasetInfo, ShardReader, read_dataset_info
+from .images import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     import torch

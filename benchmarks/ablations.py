@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from alexnet_fast import TrainConfig, evaluate, train
-from alexnet_fast.device import choose_device
-from alexnet_fast.recipes import choose_recipe
-from alexnet_fast.run_folder import hardware, versions
-from alexnet_fast.shards import read_dataset_info, write_file_atomically
+from alexnet_fast.dataset import read_dataset_info
+from alexnet_fast.system import choose_device, write_file_atomically
+from alexnet_fast.training import hardware, versions
+from alexnet_fast.training.recipes import choose_recipe
 
 # Each differs from 'base', the fast recipe, in what it names; of lr and batch_size the number is a factor. The most
 # telling come first, since the runs may be stopped early.

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_fast.augment import sample_crops, sample_flips
-from alexnet_fast.device import usable_cores
-from alexnet_fast.loaders.dali_pipeline import Decoding, build_pipeline, cut_train
-from alexnet_fast.order import epoch_order
-from alexnet_fast.shards import ShardReader
+from alexnet_fast.dataset import ShardReader
+from alexnet_fast.images import sample_crops, sample_flips
+from alexnet_fast.loaders import epoch_order
+from alexnet_fast.loaders.dali.pipeline import Decoding, build_pipeline, cut_train
+from alexnet_fast.system import usable_cores
 
 BATCH, SIZE = 128, 224
 

@@ -116,7 +116,7 @@ def run_cell(section: str, cell: dict[str, Any]) -> dict[str, Any]:
 def prepare(source: Path, work: Path, copies: int, limit: int | None) -> dict[str, Path]:
     """The two data sets, made where they are not there; each picture `copies` times under its own record."""
     from alexnet_fast import pack
-    from alexnet_fast.shards import (
+    from alexnet_fast.dataset import (
         ClassInfo,
         DatasetInfo,
         ShardReader,
@@ -179,7 +179,7 @@ def environment(device: str) -> dict[str, Any]:
 
     import torch
 
-    from alexnet_fast.device import usable_cores
+    from alexnet_fast.system import usable_cores
 
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
@@ -234,8 +234,8 @@ def main() -> None:
 def measure(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     import torch
 
-    from alexnet_fast.device import usable_cores
-    from alexnet_fast.loaders.dali import why_not
+    from alexnet_fast.loaders.dali.loader import why_not
+    from alexnet_fast.system import usable_cores
 
     begun = time.monotonic()
     cuda = torch.cuda.is_available()

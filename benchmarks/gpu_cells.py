@@ -105,10 +105,11 @@ def make_step(cell: dict[str, Any]) -> Callable[[Any, Any], Any]:
     import torch
 
     from alexnet_fast import TrainConfig
-    from alexnet_fast.distributed import Ranks
-    from alexnet_fast.shards import ClassInfo, read_dataset_info
-    from alexnet_fast.training import Stops, Trainer
-    from alexnet_fast.training_plan import make_plan
+    from alexnet_fast.dataset import ClassInfo, read_dataset_info
+    from alexnet_fast.training import Ranks
+    from alexnet_fast.training.plan import make_plan
+    from alexnet_fast.training.stopping import Stops
+    from alexnet_fast.training.trainer import Trainer
 
     device = torch.device(cell["device"])
     classes = tuple(ClassInfo(index=i, wnid=f"n{i:08d}", name=f"class {i}") for i in range(CLASSES))

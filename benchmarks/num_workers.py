@@ -159,7 +159,7 @@ def run(train: Path, out: Path, rounds: int, budget: float) -> None:
 
 def write_packed(files: list[tuple[str, int]], folder: Path) -> None:
     """The same pictures as a packed data set."""
-    from alexnet_fast.pack import pack
+    from alexnet_fast.packing import pack
 
     source = folder.with_name("source")
     for path, _ in files:
@@ -172,7 +172,7 @@ def write_packed(files: list[tuple[str, int]], folder: Path) -> None:
 def environment() -> dict[str, Any]:
     """Machine and versions."""
     from alexnet_fast.bench.probe import cpu_name, memory_bytes, versions
-    from alexnet_fast.device import usable_cores
+    from alexnet_fast.system import usable_cores
 
     return {
         "machine": cpu_name(), "usable_cores": usable_cores(), "memory_bytes": memory_bytes()[0],

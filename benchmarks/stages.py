@@ -21,9 +21,7 @@ import torch
 from loaders import environment
 
 from alexnet_fast import ShardReader
-from alexnet_fast.augment import sample_crops, sample_flips
-from alexnet_fast.cut import CropCutter, Places
-from alexnet_fast.decode import plan_train
+from alexnet_fast.images import CropCutter, Places, plan_train, sample_crops, sample_flips
 
 WAYS = ("native", "nvimgcodec", "simplejpeg")
 LOT = 16

@@ -25,15 +25,15 @@ from torch.nn.functional import cross_entropy
 
 from alexnet_fast import LoaderConfig, TrainConfig, create_model, open_loader
 from alexnet_fast.config import MODELS
-from alexnet_fast.device import choose_device
-from alexnet_fast.distributed import Ranks
-from alexnet_fast.models import count_parameters, forward_flops
-from alexnet_fast.precision import cpu_bf16_instructions
-from alexnet_fast.run_folder import hardware, versions
-from alexnet_fast.shards import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info, write_file_atomically
-from alexnet_fast.stopping import Stops
-from alexnet_fast.training import Trainer
-from alexnet_fast.training_plan import make_plan
+from alexnet_fast.dataset import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info
+from alexnet_fast.models import count_parameters
+from alexnet_fast.models.alexnet import forward_flops
+from alexnet_fast.models.precision import cpu_bf16_instructions
+from alexnet_fast.system import choose_device, write_file_atomically
+from alexnet_fast.training import Ranks, hardware, versions
+from alexnet_fast.training.plan import make_plan
+from alexnet_fast.training.stopping import Stops
+from alexnet_fast.training.trainer import Trainer
 
 
 def synchronize(device: torch.device) -> None:

@@ -50,7 +50,7 @@ def bench_pack(pictures: Path, work: Path, seconds: float) -> tuple[list[Row], d
     """`pack`, every picture checked, beside a plain copy of the same folder; alternating, both synced."""
     import os
 
-    from alexnet_fast.pack import pack
+    from alexnet_fast.packing import pack
 
     count = sum(1 for _ in pictures.rglob("*.JPEG"))
     times: dict[str, list[float]] = {"pack": [], "copy": []}
@@ -74,7 +74,7 @@ def bench_loaders(pictures: Path, packed: Path, seconds: float) -> tuple[list[Ro
     """Our backends and ImageFolder under a DataLoader, each with as many workers as cores, alternating."""
     from alexnet_fast.bench.results import BASELINE
     from alexnet_fast.bench.sweep import CellError, run_cell
-    from alexnet_fast.device import usable_cores
+    from alexnet_fast.system import usable_cores
 
     common = {"num_workers": usable_cores(), "pin_memory": False, "batch_size": 32, "image_size": 224, "prefetch": 2}
     loaders: dict[str, dict[str, Any]] = {
@@ -140,7 +140,7 @@ def bench_step(seconds: float) -> tuple[list[Row], dict[str, Any]]:
 
 def best_device() -> str:
     """The kind of device that 'auto' takes."""
-    from alexnet_fast.device import choose_device
+    from alexnet_fast.system import choose_device
 
     return choose_device("auto").type
 
@@ -148,7 +148,7 @@ def best_device() -> str:
 def environment() -> dict[str, Any]:
     """Machine and versions."""
     from alexnet_fast.bench.probe import cpu_name, device_name, versions
-    from alexnet_fast.device import choose_device, usable_cores
+    from alexnet_fast.system import choose_device, usable_cores
 
     device = choose_device("auto")
     return {
@@ -159,7 +159,7 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     """Run the sections that are asked for, and print one table."""
-    from alexnet_fast.pack import pack
+    from alexnet_fast.packing import pack
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=Path, help="a folder of class folders of JPEGs; drawn if not given")

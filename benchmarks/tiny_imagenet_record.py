@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 
 from alexnet_fast import TrainConfig, UsageError, evaluate, train
-from alexnet_fast.checkpoint import load_checkpoint
-from alexnet_fast.device import choose_device
-from alexnet_fast.run_folder import hardware, versions
-from alexnet_fast.shards import read_dataset_info, write_file_atomically
+from alexnet_fast.dataset import read_dataset_info
+from alexnet_fast.system import choose_device, write_file_atomically
+from alexnet_fast.training import hardware, versions
+from alexnet_fast.training.checkpoint import load_checkpoint
 
 _MOST_PARAMETERS = 63_000_000
 # The recipe on top of `fast`. A first stride of 1 keeps maps of 64, 31, 15 and 7 pixels, as 224-pixel pictures nearly

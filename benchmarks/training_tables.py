@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from alexnet_fast.recipes import Recipe, named_recipes
+from alexnet_fast.training.recipes import Recipe, named_recipes
 
 NETWORKS = {
     "alexnet": "the textbook network: one tower, no normalisation",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.shards import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, shard_name, write_dataset_info
+from alexnet_fast.dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, shard_name, write_dataset_info
 
 # Before torch is imported, here and in every process that a test starts. The networks of the tests are so small that a
 # second thread costs more than it computes, and where tests run side by side the threads wait for each other.

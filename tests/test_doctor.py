@@ -10,7 +10,7 @@ import torch
 
 import alexnet_fast
 from alexnet_fast import doctor as module
-from alexnet_fast.device import usable_cores
+from alexnet_fast.system import usable_cores
 
 
 def run_doctor(**environment):

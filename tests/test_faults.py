@@ -27,15 +27,13 @@ from conftest import draw_picture, encode
 from PIL import Image
 
 from alexnet_fast import LoaderConfig, TrainConfig, open_loader, train
-from alexnet_fast.checkpoint import load_checkpoint, save_checkpoint
+from alexnet_fast.dataset import ShardReader, read_dataset_info, verify
 from alexnet_fast.errors import AlexNetFastError, DamagedDataError, StorageError, UsageError
-from alexnet_fast.files import temporary_folder, write_file_atomically
 from alexnet_fast.inspection import inspect
-from alexnet_fast.pack import pack
-from alexnet_fast.progress import NoProgress
-from alexnet_fast.run_folder import RunFolder
-from alexnet_fast.shards import ShardReader, read_dataset_info
-from alexnet_fast.verify import verify
+from alexnet_fast.packing import pack
+from alexnet_fast.system import NoProgress, temporary_folder, write_file_atomically
+from alexnet_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from alexnet_fast.training.run_folder import RunFolder
 
 linux_root = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system, which takes root on Linux"

@@ -12,7 +12,7 @@ from conftest import encode, make_samples, pack_pictures
 from PIL import Image
 
 import alexnet_fast as af
-from alexnet_fast.augment import finish_batch
+from alexnet_fast.images import finish_batch
 from alexnet_fast.inspection import inspect, read_picture, to_pictures
 
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,90 +14,92 @@ import pytest
 import alexnet_fast
 
 PACKAGE = Path(alexnet_fast.__file__).parent
-# From the bottom up. A module imports from layers below its own and from its own, never from above. A package
-# (sources, loaders ...) stands where its name stands.
+# From the bottom up. A folder or a module at the top imports from the layers below its own, never from its own layer or
+# from above; within a folder, modules import each other without a circle.
 LAYERS = [
-    {"__init__", "errors"},
+    {"errors", "version"},
     {"config", "options"},
-    {
-        "sources", "shards", "files", "datum", "index", "lmdb_pages", "manifest", "shardfiles", "shardwriter", "order",
-        "augment", "device", "progress", "jpeg", "native", "decode", "cut", "workers", "plots", "demo_pictures",
-    },
-    {
-        "plan", "target", "shardwork", "ray_engine", "loaders", "response_norm", "models", "recipes", "checkpoint",
-        "distributed", "precision",
-    },
-    {"optimization", "scoring", "run_folder", "training_plan", "training_log", "stopping", "training"},
-    {
-        "train", "bench", "pack", "verify", "inspection", "evaluate", "evaluation_report", "predict", "demo", "export",
-        "doctor",
-    },
+    {"system", "plots"},
+    {"images"},
+    {"dataset", "sources"},
+    {"packing", "loaders", "models", "inspection"},
+    {"training"},
+    {"evaluation", "bench"},
+    {"doctor", "demo"},
     {"cli"},
     {"__main__"},
-]  # fmt: skip
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 HEAVY = {"torch", "torchvision", "nvidia", "lmdb", "matplotlib", "pyarrow", "ray", "PIL", "simplejpeg", "cv2", "onnx"}
 
 
-def unit(path: Path) -> str:
-    """The top-level name within the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path: Path) -> tuple[str, ...]:
+    """A file's name within the package; of a folder's ``__init__``, the folder's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imports_of(path: Path) -> set[str]:
-    """Top-level names within the package that a file imports, at its head or inside functions."""
-    found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):  # what only a type checker imports costs nothing and cannot go round in circles
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            here = path.relative_to(PACKAGE).with_suffix("").parts
-            if node.level:
-                base = [*here[: len(here) - node.level], *(node.module or "").split(".")]
-            elif (node.module or "").split(".")[0] == "alexnet_fast":
-                base = (node.module or "").split(".")[1:]
-            else:
-                continue
-            base = [part for part in base if part]
-            found |= {base[0]} if base else {a.name if unit_exists(a.name) else "__init__" for a in node.names}
-        elif isinstance(node, ast.Import):
-            names = (alias.name.split(".") for alias in node.names)
-            found |= {(parts[1:] or ["__init__"])[0] for parts in names if parts[0] == "alexnet_fast"}
+MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(path: Path) -> list[tuple[tuple[str, ...], str]]:
+    """(module within the package, name taken from it), at the head, inside functions and for type checkers alike."""
+    found = []
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*here[: len(here) - node.level], *(node.module or "").split("."))
+            base = tuple(part for part in base if part)
+            for alias in node.names:
+                if (*base, alias.name) in MODULES and not defines(base, alias.name):
+                    found.append(((*base, alias.name), ""))
+                else:
+                    found.append((base, alias.name))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "alexnet_fast":
+            raise AssertionError(f"{path}: imports within the package are relative")
     return found
 
 
-def unit_exists(name: str) -> bool:
-    return (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+def defines(module: tuple[str, ...], name: str) -> bool:
+    """Whether a folder's ``__init__`` lists a name, which then wins over the module of that name."""
+    return len(module) == 1 and name in surface(module[0])
 
 
-GRAPH: dict[str, set[str]] = {}
-for source in sorted(PACKAGE.rglob("*.py")):
-    GRAPH.setdefault(unit(source), set()).update(imports_of(source) - {unit(source)})
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+def surface(folder: str) -> list[str]:
+    return list(import_module(f"alexnet_fast.{folder}").__all__)
+
+
+GRAPH = {module: imports_of(path) for module, path in MODULES.items() if module}
 
 
 def test_every_module_has_a_layer():
-    assert sorted(set(GRAPH) - set(RANK)) == [], "name the new module's layer in LAYERS"
+    assert sorted({module[0] for module in GRAPH} - set(RANK)) == [], "name the new module's layer in LAYERS"
 
 
 def test_imports_go_down_only():
-    # __init__ hands out names lazily, from any layer; that is its whole task.
     up = [
-        f"{name} imports {other}"
-        for name, others in GRAPH.items()
-        for other in others
-        if name != "__init__" and RANK[other] > RANK[name]
+        f"{'.'.join(module)} imports {'.'.join(other) or '__init__'}"
+        for module, imports in GRAPH.items()
+        for other, _ in imports
+        if not other or (other[0] != module[0] and RANK[other[0]] >= RANK[module[0]])
     ]
     assert up == []
 
 
-def test_nothing_imports_the_command_line():
-    assert [name for name, others in GRAPH.items() if "cli" in others and name != "__main__"] == []
+def test_folders_are_entered_through_their_surface():
+    """Across folders, an import takes a name that the folder's ``__init__`` lists in ``__all__``, and nothing else."""
+    past = [
+        f"{'.'.join(module)} takes {name or 'the module'} from {'.'.join(other)}"
+        for module, imports in GRAPH.items()
+        for other, name in imports
+        if other and other[0] in FOLDERS and other[0] != module[0] and (len(other) > 1 or name not in surface(other[0]))
+    ]
+    assert past == []
 
 
-def test_no_two_modules_import_each_other():
-    graph = {name: others - {"__init__"} for name, others in GRAPH.items() if name != "__init__"}
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: {other for other, _ in imports if other != module} for module, imports in GRAPH.items()}
     TopologicalSorter(graph).prepare()
 
 
@@ -129,7 +132,11 @@ def test_help_loads_nothing_heavy(command):
 
 
 def test_packing_and_reading_shards_need_no_torch():
-    assert "torch" not in modules_after("import alexnet_fast.pack, alexnet_fast.shards, alexnet_fast.sources")
+    assert "torch" not in modules_after("import alexnet_fast.packing, alexnet_fast.dataset")
+
+
+def test_reading_shards_needs_no_lmdb():
+    assert "lmdb" not in modules_after("import alexnet_fast.dataset")
 
 
 def test_a_network_without_storage_does_not_load_torchs_compiler():
@@ -150,9 +157,10 @@ def test_all_is_what_the_package_offers():
         alexnet_fast.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["pack", "verify", "train", "evaluate", "predict"])
-def test_a_function_wins_over_the_module_of_its_name(name):
-    code = f"import alexnet_fast, alexnet_fast.{name}\nassert callable(alexnet_fast.{name}), alexnet_fast.{name}"
+@pytest.mark.parametrize("name", ["pack", "verify", "train", "evaluate", "predict", "export"])
+def test_a_public_name_is_the_function_whatever_was_imported_before(name):
+    home = alexnet_fast._HOME[name]
+    code = f"import alexnet_fast.{home}, alexnet_fast\nassert callable(alexnet_fast.{name}), alexnet_fast.{name}"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

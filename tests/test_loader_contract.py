@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
-from alexnet_fast.loaders import dali
+from alexnet_fast.loaders.dali import loader as dali
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Compiles alexnet_fast/native when the package is built, where that can be done; installs without where it cannot.
+"""Compiles the C code of alexnet_fast.images when the package is built, where that can be done; else goes without.
 
     python tools/build_native.py     compile into the source tree, for an editable installation
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "alexnet_fast" / "native"
+SOURCES = ROOT / "alexnet_fast" / "images" / "native"
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -81,7 +81,7 @@ def build_what_can_be(target: Path, wish: str) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         why = _first_error(error)
     if wish == "require":
-        raise RuntimeError(f"alexnet_fast/native cannot be compiled: {why}")
+        raise RuntimeError(f"alexnet_fast/images/native cannot be compiled: {why}")
     try:
         build(target, jpeg=False)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -20,9 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from alexnet_fast.checkpoint import load_checkpoint, save_checkpoint
-from alexnet_fast.errors import DamagedDataError, UsageError
-from alexnet_fast.shards import (
+from alexnet_fast.dataset import (
     ClassInfo,
     DatasetInfo,
     ShardReader,
@@ -30,9 +28,11 @@ from alexnet_fast.shards import (
     SplitInfo,
     read_dataset_info,
     shard_name,
+    verify,
     write_dataset_info,
 )
-from alexnet_fast.verify import verify
+from alexnet_fast.errors import DamagedDataError, UsageError
+from alexnet_fast.training.checkpoint import load_checkpoint, save_checkpoint
 
 _RECORDS = 60
 _CUTS = 0.1  # share of the trials in which the file is cut short instead

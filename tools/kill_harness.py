@@ -351,7 +351,7 @@ def _import_the_trainer() -> None:
     import torch._dynamo
 
     import alexnet_fast.plots
-    import alexnet_fast.train  # noqa: F401
+    import alexnet_fast.training.run  # noqa: F401
 
     with contextlib.suppress(ImportError):
         import torch.utils.tensorboard  # noqa: F401
@@ -374,7 +374,7 @@ def _fingerprint(command: str, target: Path) -> str:
     """SHA-256 of what a command leaves, without clocks."""
     digest = hashlib.sha256()
     if command == "pack":
-        from alexnet_fast.shards import ShardReader, read_dataset_info
+        from alexnet_fast.dataset import ShardReader, read_dataset_info
 
         info = read_dataset_info(target)
         digest.update(json.dumps([asdict(c) for c in info.classes], sort_keys=True).encode())
@@ -386,7 +386,7 @@ def _fingerprint(command: str, target: Path) -> str:
                 digest.update(picture)
             reader.close()
     elif command == "train":
-        from alexnet_fast.checkpoint import load_checkpoint
+        from alexnet_fast.training.checkpoint import load_checkpoint
 
         for path in (target / "last.pt", target / "best.pt"):
             state = load_checkpoint(path)

@@ -28,8 +28,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alexnet_fast.order import epoch_order
-from alexnet_fast.shards import (
+from alexnet_fast.dataset import (
     ClassInfo,
     DatasetInfo,
     ShardReader,
@@ -38,6 +37,7 @@ from alexnet_fast.shards import (
     shard_name,
     write_dataset_info,
 )
+from alexnet_fast.loaders import epoch_order
 
 
 def main() -> None:
@@ -81,8 +81,8 @@ def _show(result: dict[str, Any], path: Path | None) -> None:
 
 def _many_workers(folder: Path, workers: int) -> dict[str, Any]:
     """Seconds of each command with far more workers than cores, on four pictures for each worker."""
-    from alexnet_fast.pack import pack
-    from alexnet_fast.verify import verify
+    from alexnet_fast.dataset import verify
+    from alexnet_fast.packing import pack
 
     random = np.random.default_rng(0)
     for label in range(4):

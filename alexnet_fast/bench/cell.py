@@ -132,7 +132,7 @@ def _image_folder(arguments: dict[str, Any], persistent: bool) -> Any:
     from torch.utils.data import ConcatDataset, DataLoader
     from torchvision import datasets, transforms
 
-    from ..augment import IMAGENET_MEAN, IMAGENET_STD
+    from ..images import IMAGENET_MEAN, IMAGENET_STD
 
     steps = [
         transforms.RandomResizedCrop(arguments["image_size"]),

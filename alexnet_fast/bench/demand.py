@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..device import choose_device
+from ..system import choose_device
 from .cell import synchronise
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def _training_step(task: dict[str, Any], device: torch.device) -> tuple[Callable
     import torch
     from torch.nn.functional import cross_entropy
 
-    from ..models import create_model
-    from ..precision import choose_precision
+    from ..models import choose_precision, create_model
 
     precision = choose_precision("auto", device)
     model = create_model(task["model"], task["classes"], image_size=task["image_size"])

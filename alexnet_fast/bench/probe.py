@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..augment import finish_batch, sample_crops, sample_flips
-from ..cut import CropCutter, Places
-from ..decode import plan_train
-from ..device import cgroup_cpu_quota, choose_device, usable_cores
+from ..dataset import ShardReader
 from ..errors import UsageError
-from ..order import epoch_order
-from ..shards import ShardReader
+from ..images import CropCutter, Places, finish_batch, plan_train, sample_crops, sample_flips
+from ..loaders import epoch_order
+from ..system import cgroup_cpu_quota, choose_device, usable_cores
 from .cell import synchronise
 from .scaling import measure_scaling
 
@@ -40,7 +38,7 @@ def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
     Args:
         task: dataset, split, image_size, batch_size, device, seed, warm_seconds.
     """
-    from ..precision import choose_precision
+    from ..models import choose_precision
 
     device = choose_device(task["device"])
     # The type that training asks its loader for here.

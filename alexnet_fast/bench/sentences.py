@@ -22,7 +22,7 @@ from .verdict import (
     training_seconds,
     trend_of,
     work_ms,
-)  # fmt: skip
+)
 from .words import milliseconds, number, percent, seconds, size, times, workers
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BenchConfig
+from ..dataset import ShardReader, ShardWriter, read_dataset_info, write_dataset_info
 from ..errors import UsageError, WorkerError
-from ..files import temporary_folder
-from ..shards import ShardReader, ShardWriter, read_dataset_info, write_dataset_info
+from ..system import temporary_folder
 from .display import Display, open_display
 from .results import BASELINE, BenchReport, Demand, Environment, Measured, Row, Stages
 from .sentences import explain

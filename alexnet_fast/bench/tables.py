@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..shards import write_file_atomically
+from ..system import write_file_atomically
 from .results import OK, BenchReport, Row, Stages
 
 HEADINGS = (

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .base import Batch, Loader
+from .order import epoch_order
 
 if TYPE_CHECKING:
     from ..config import LoaderConfig
 
-__all__ = ["Batch", "Loader", "choose_backend", "open_loader"]
+__all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
 
 # The largest pictures, pixels a side, that `auto` keeps on the device: larger ones are rarely of one size, and a crop
 # costs as much as the whole picture there.
@@ -41,7 +42,7 @@ def open_loader(config: LoaderConfig) -> Loader:
         from .synthetic import SyntheticLoader
 
         return SyntheticLoader(config)
-    from .dali import DaliLoader
+    from .dali.loader import DaliLoader
 
     return DaliLoader(config)
 
@@ -54,8 +55,8 @@ def choose_backend(config: LoaderConfig) -> tuple[str, str]:
     Raises:
         UsageError, DamagedDataError: as `open_loader`.
     """
-    from ..device import choose_device
-    from ..shards import ShardReader
+    from ..dataset import ShardReader
+    from ..system import choose_device
     from .resident import MEMORY_SHARE, common_size, free_memory, resident_bytes
 
     device = choose_device(config.device)
@@ -71,7 +72,7 @@ def choose_backend(config: LoaderConfig) -> tuple[str, str]:
                 f"of {free / 2**20:.0f} MiB free on {device}"
             )
     if device.type == "cuda":
-        from .dali import why_not
+        from .dali.loader import why_not
 
         reason = why_not(str(device))
         return ("dali", "DALI decodes on the GPU") if reason is None else ("torchvision", reason)

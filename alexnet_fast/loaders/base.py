@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageError
-from ..order import Int64Array, epoch_order, evaluation_order
+from .order import Int64Array, epoch_order, evaluation_order
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..cut import CropCutter, Flips, Places, UndecodableError
-from ..decode import ByteArray, CropPlan
+from ..dataset import ShardReader
 from ..errors import DamagedDataError
-from ..shards import ShardReader
-from .ring import SharedMemory
+from ..images import ByteArray, CropCutter, CropPlan, Flips, Places, UndecodableError
+from .batch_buffers import SharedMemory
 
 Records = npt.NDArray[np.int64]
 

@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..augment import (
-    draw_crops,
-    draw_flips,
-    eval_resize,
-    eval_size,
-    normalise_planes,
-    resampling_matrix,
-)
-from ..decode import SimpleJpeg
-from ..device import available_memory, choose_device, usable_cores
+from ..dataset import ShardReader
 from ..errors import DamagedDataError, UsageError
-from ..shards import ShardReader
+from ..images import SimpleJpeg, draw_crops, draw_flips, eval_resize, eval_size, normalise_planes, resampling_matrix
+from ..system import available_memory, choose_device, usable_cores
 from .base import Batch, Loader, check_options
 from .pictures import DecodedPictures, damaged
 from .torchvision import TorchvisionLoader

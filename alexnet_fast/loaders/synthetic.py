@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..augment import finish_batch
-from ..device import choose_device
+from ..dataset import read_dataset_info
 from ..errors import UsageError
-from ..shards import read_dataset_info
+from ..images import finish_batch
+from ..system import choose_device
 from .base import Batch, Loader, check_options
 
 if TYPE_CHECKING:

@@ -11,16 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..augment import draw_crops, draw_flips, finish_batch
-from ..cut import Flips, check_decoder
-from ..decode import DECODERS, CropPlan, plan_eval, plan_train
-from ..device import choose_device, usable_cores
+from ..dataset import ShardReader
 from ..errors import AlexNetFastError, UsageError, WorkerError
-from ..shards import ShardReader
+from ..images import (
+    DECODERS,
+    CropPlan,
+    Flips,
+    check_decoder,
+    draw_crops,
+    draw_flips,
+    finish_batch,
+    plan_eval,
+    plan_train,
+)
+from ..system import choose_device, usable_cores
 from .base import Batch, Loader, check_options
-from .crew import CONTEXTS, KINDS, Crew, Job, Task, make_crew
+from .batch_buffers import Layout, Ring
 from .pictures import EncodedPictures, Pictures
-from .ring import Layout, Ring
+from .workers import CONTEXTS, KINDS, Crew, Job, Task, make_crew
 
 if TYPE_CHECKING:
     import torch

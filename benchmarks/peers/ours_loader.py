@@ -19,10 +19,11 @@ FORMAT = "alexnet-fast"
 def open_epochs(job: Job) -> Epoch:
     s = job.settings
     os.environ["ALEXNET_FAST_NATIVE"] = s["compiled"]
-    from alexnet_fast import LoaderConfig, native, open_loader
+    from alexnet_fast import LoaderConfig, open_loader
+    from alexnet_fast.images import native
 
     if s["compiled"] != "off" and native.jpeg_cutter() is None:
-        raise SystemExit("alexnet_fast/native is not compiled: see tools/build_native.py")
+        raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
     loader = open_loader(
         LoaderConfig(
             dataset=job.data / FORMAT,

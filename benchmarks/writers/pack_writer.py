@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from alexnet_fast import __version__
-from alexnet_fast.pack import pack
+from alexnet_fast.packing import pack
 
 
 def main() -> None:

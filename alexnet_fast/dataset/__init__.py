@@ -1,0 +1,35 @@
+"""The packed data set on disk: manifest, index, records; how it is read, written and verified."""
+
+from __future__ import annotations
+
+from .manifest import (
+    MANIFEST,
+    MAX_RECORDS_PER_SHARD,
+    ClassInfo,
+    DatasetInfo,
+    ShardInfo,
+    SplitInfo,
+    read_dataset_info,
+    shard_name,
+    write_dataset_info,
+)
+from .reader import ShardReader
+from .verify import verify
+from .writer import PreparedRecord, ShardWriter, prepare_record
+
+__all__ = [
+    "MANIFEST",
+    "MAX_RECORDS_PER_SHARD",
+    "ClassInfo",
+    "DatasetInfo",
+    "PreparedRecord",
+    "ShardInfo",
+    "ShardReader",
+    "ShardWriter",
+    "SplitInfo",
+    "prepare_record",
+    "read_dataset_info",
+    "shard_name",
+    "verify",
+    "write_dataset_info",
+]

@@ -1,0 +1,162 @@
+"""Top-1 and top-5 of a trained network on a split, with what each picture was taken for."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..config import LoaderConfig
+from ..dataset import ClassInfo, DatasetInfo, read_dataset_info
+from ..errors import UsageError
+from ..images import eval_resize
+from ..loaders import open_loader
+from ..models import choose_precision
+from ..system import choose_device, progress_bar, write_file_atomically
+from ..training import TTA, Ranks, load_run, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """What a network made of a split.
+
+    Attributes:
+        run, dataset, split, tta: what was evaluated, and how.
+        description: of the network: its name, size and checkpoint.
+        pictures: all records of the split. loss: mean cross-entropy, nats. top1, top5: fractions.
+        seconds: of the pass.
+        classes: of the data set, in label order.
+        labels: (pictures,) int64, in record order.
+        predictions: (pictures, 5 or fewer) int64, the most likely classes first.
+        probabilities: (pictures, 5 or fewer) float32, theirs.
+        report: the page that was written, None where none was asked for.
+    """
+
+    run: Path
+    dataset: Path
+    split: str
+    tta: str
+    description: str
+    pictures: int
+    loss: float
+    top1: float
+    top5: float
+    seconds: float
+    classes: tuple[ClassInfo, ...]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    report: Path | None = None
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """(classes, classes) int64: pictures of the row's class that were taken for the column's."""
+        n = len(self.classes)
+        cells = self.labels * n + self.predictions[:, 0]
+        return np.bincount(cells, minlength=n * n).reshape(n, n)
+
+    def as_dict(self) -> dict[str, Any]:
+        """{split, pictures, top1, top5, loss, tta}; accuracies are fractions."""
+        names = ("split", "pictures", "top1", "top5", "loss", "tta")
+        return {name: getattr(self, name) for name in names}
+
+    def write_json(self, path: Path) -> None:
+        """Write `as_dict` to `path`."""
+        write_file_atomically(Path(path), (json.dumps(self.as_dict(), indent=2) + "\n").encode())
+
+    def closing_lines(self) -> str:
+        """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
+        how = "" if self.tta == "none" else f", {self.tta}"
+        rate = self.pictures / self.seconds
+        lines = [
+            f"{self.description}, on {self.pictures:,} pictures of split {self.split}{how}:",
+            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} pictures/s)",
+        ]
+        if self.report is not None:
+            from .report import class_lines
+
+            lines += [*class_lines(self), f"report: {self.report}"]
+        return "\n".join(lines)
+
+
+def evaluate(
+    run: Path | str,
+    dataset: Path | str,
+    *,
+    split: str = "val",
+    tta: str = "none",
+    batch_size: int = 128,
+    backend: str = "auto",
+    num_workers: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    report: Path | None = None,
+) -> EvalResult:
+    """Evaluate RUN on a split: shorter side to 256/224 of the network's size, centre crop, every record once.
+
+    Args:
+        run: a run folder (its best.pt, else last.pt), a checkpoint file, or an AlexNet's state_dict.
+        tta: 'none'; 'flip' averages each picture and its mirror image; 'ten-crop' averages the softmax of four corners,
+            the centre and their mirror images (Krizhevsky et al. 2012, section 4.1).
+        report: folder for an HTML report; None: none is written.
+
+    Raises:
+        UsageError: an argument does not fit, the split has no labels, or the classes are not those of the run.
+        DamagedDataError: the checkpoint or a record is damaged.
+    """
+    if tta not in TTA:
+        raise UsageError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
+    info = read_dataset_info(dataset)
+    if not info.split(split).labelled:
+        raise UsageError(f"split {split!r} of {dataset} has no labels to compare with: use `alexnet-fast predict`")
+    if info.split(split).records == 0:
+        raise UsageError(f"split {split!r} of {dataset} holds no pictures")
+    loaded = load_run(run)
+    _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
+    place = choose_device(device)
+    numbers = choose_precision(precision, place)
+    model = loaded.model.to(place).to(memory_format=torch.channels_last)
+    config = LoaderConfig(
+        dataset=dataset, split=split, train=False, backend=backend, batch_size=batch_size, num_workers=num_workers,
+        image_size=loaded.image_size, device=str(place), dtype=numbers.dtype,
+    )  # fmt: skip
+    if tta == "ten-crop":
+        # The crops are cut out of the whole centre square, so the loader must not cut first.
+        whole = eval_resize(loaded.image_size)
+        config = replace(config, image_size=whole, eval_resize=whole)
+    begin = time.perf_counter()
+    with open_loader(config) as loader, progress_bar("evaluating") as progress:
+        progress.start(loader.num_records)
+        found = score(
+            model, loader, numbers, Ranks(0, 1, place), tta=tta, keep=True, advance=progress.advance
+        )  # fmt: skip
+    result = EvalResult(
+        run=Path(run), dataset=Path(dataset), split=split, tta=tta, description=loaded.description,
+        pictures=found.pictures, loss=found.loss, top1=found.top1, top5=found.top5,
+        seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
+        predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
+    )  # fmt: skip
+    if report is not None:
+        from .report import write_report
+
+        result = replace(result, report=write_report(result, report))
+    return result
+
+
+def _check_classes(trained: tuple[ClassInfo, ...], num_classes: int, info: DatasetInfo, dataset: Path | str) -> None:
+    if num_classes != info.num_classes:
+        raise UsageError(
+            f"the network knows {num_classes} classes and {dataset} has {info.num_classes}: "
+            "evaluate on the data set that it was trained for"
+        )
+    if trained and [c.wnid for c in trained] != [c.wnid for c in info.classes]:
+        different = next(i for i, (a, b) in enumerate(zip(trained, info.classes, strict=True)) if a.wnid != b.wnid)
+        raise UsageError(
+            f"class {different} is {trained[different].wnid} for the network and {info.classes[different].wnid} in "
+            f"{dataset}: evaluate on the data set that it was trained for"
+        )

@@ -1,0 +1,273 @@
+"""An evaluation as one HTML page that needs nothing beside itself: curves, confusion, classes, and the pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..dataset import ShardReader
+from ..errors import UsageError
+from ..inspection import read_picture
+from ..plots import fit_verdict, plot_confusion, plot_curves
+from ..system import write_file_atomically
+
+if TYPE_CHECKING:
+    from .evaluate import EvalResult
+
+_SIDE = 112  # pixels of a picture on the page
+_SHOWN = 24  # right pictures, and as many wrong ones
+_PAIRS = 12
+_NUMBERS = ("top-5", "precision", "pictures")  # columns that are aligned at the right
+
+_STYLE = """
+:root { --ink:#1f2937; --soft:#6b7280; --line:#e5e7eb; --paper:#ffffff; --card:#f9fafb; --good:#15803d; --bad:#b91c1c;
+  --bar:#0f766e; }
+* { box-sizing:border-box }
+body { margin:0 auto; padding:24px; max-width:1180px; background:var(--paper); color:var(--ink);
+  font:15px/1.45 system-ui,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK SC",sans-serif }
+h1 { font-size:26px; margin:0 0 4px } h2 { font-size:19px; margin:36px 0 10px }
+p { margin:6px 0 } .soft { color:var(--soft) }
+.tiles { display:flex; flex-wrap:wrap; gap:12px; margin:18px 0 }
+.tile { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:12px 18px; min-width:130px }
+.tile b { display:block; font-size:26px } .tile span { color:var(--soft); font-size:13px }
+img.plot { max-width:100%; height:auto; border:1px solid var(--line); border-radius:10px }
+.scroll { max-height:520px; overflow:auto; border:1px solid var(--line); border-radius:10px }
+table { border-collapse:collapse; width:100%; font-size:14px }
+th { position:sticky; top:0; background:var(--card); text-align:left; cursor:pointer; user-select:none }
+th,td { padding:6px 12px; border-bottom:1px solid var(--line) }
+td.n,th.n { text-align:right; font-variant-numeric:tabular-nums }
+.bar { display:inline-block; height:10px; background:var(--bar); border-radius:3px; vertical-align:middle }
+.rail { display:inline-block; width:140px; background:var(--line); border-radius:3px; line-height:10px }
+.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(124px,1fr)); gap:14px }
+figure { margin:0; font-size:12.5px; line-height:1.3 } figure img { width:112px; height:112px; object-fit:contain;
+  background:var(--card); border-radius:6px; display:block; margin-bottom:4px }
+.good { color:var(--good) } .bad { color:var(--bad) }
+"""
+
+_SORT = """
+document.querySelectorAll("table.sort th").forEach((head) => head.addEventListener("click", () => {
+  const body = head.closest("table").tBodies[0], at = head.cellIndex, up = head.dataset.up !== "1";
+  const key = (row) => row.cells[at].dataset.v ?? row.cells[at].textContent;
+  const order = (a, b) => isNaN(key(a)) || isNaN(key(b)) ? key(a).localeCompare(key(b)) : key(a) - key(b);
+  [...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)).forEach((row) => body.append(row));
+  head.parentNode.querySelectorAll("th").forEach((other) => delete other.dataset.up);
+  head.dataset.up = up ? "1" : "0";
+}));
+"""
+
+
+def write_report(result: EvalResult, folder: Path | str) -> Path:
+    """Write FOLDER/index.html, which holds all its pictures, and return its path.
+
+    Raises:
+        UsageError: `folder` is a file. DamagedDataError: a record that the page shows cannot be read.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"the report goes into a folder, and {target} is a file: give another --report")
+    target.mkdir(parents=True, exist_ok=True)
+    page = target / "index.html"
+    write_file_atomically(page, _page(result).encode())
+    return page
+
+
+def _page(result: EvalResult) -> str:
+    rows = _metrics(result.run)
+    names = [_short(c.name) for c in result.classes]
+    parts = [
+        f"<h1>{_text(result.dataset.name)}, split {_text(result.split)}</h1>",
+        f'<p class="soft">{_text(result.description)}'
+        + ("" if result.tta == "none" else f", test-time augmentation: {_text(result.tta)}")
+        + "</p>",
+        _tiles(result),
+    ]
+    if rows:
+        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title=None, verdict=False))
+        parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
+    parts += ["<h2>Most confused</h2>", _confused(result, names)]
+    parts += ["<h2>Classes</h2>", _classes(result, names)]
+    counts = result.confusion()
+    parts += [
+        "<h2>Confusion</h2>",
+        '<p class="soft">Each row is a true class; its cells are the shares that were taken for each class'
+        + (", in per cent." if len(names) <= 20 else ".")
+        + "</p>",
+        _drawn("Confusion matrix", lambda path: plot_confusion(counts, names, path, title="")),
+    ]
+    parts += _pictures(result, names)
+    title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n<body>\n'
+        + "\n".join(parts)
+        + f"\n<script>{_SORT}</script>\n</body></html>\n"
+    )
+
+
+def _text(words: object) -> str:
+    return html.escape(str(words))
+
+
+def _short(name: str) -> str:
+    return name.split(",")[0]
+
+
+def _tiles(result: EvalResult) -> str:
+    chance = 1 / max(1, len(result.classes))
+    tiles = [
+        (f"{result.top1:.2%}", "top-1 accuracy"),
+        (f"{result.top5:.2%}", "top-5 accuracy"),
+        (f"{result.loss:.4f}", "loss, nats"),
+        (f"{result.pictures:,}", "pictures"),
+        (f"{len(result.classes):,}", f"classes (chance: {chance:.1%})"),
+    ]
+    return (
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{a}</b><span>{_text(b)}</span></div>' for a, b in tiles)
+        + "</div>"
+    )
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    """The run's metrics.jsonl, [] where it has none."""
+    folder = run if run.is_dir() else run.parent
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError):
+        return []
+
+
+def _drawn(words: str, draw: Callable[[Path], None]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plot.png"
+        draw(path)
+        return f'<img class="plot" alt="{_text(words)}" src="{_data("image/png", path.read_bytes())}">'
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _bar(share: float) -> str:
+    return f'<span class="rail"><span class="bar" style="width:{140 * share:.0f}px"></span></span>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
+    head = "".join(f'<th class="n">{_text(h)}</th>' if h in _NUMBERS else f"<th>{_text(h)}</th>" for h in heads)
+    return (
+        f'<div class="scroll"><table class="sort"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _classes(result: EvalResult, names: Sequence[str]) -> str:
+    counts = result.confusion()
+    total, right = counts.sum(1), counts.diagonal()
+    in_five = np.bincount(
+        result.labels[(result.predictions == result.labels[:, None]).any(1)], minlength=len(result.classes)
+    )
+    taken = counts.sum(0)
+    share = right / np.maximum(1, total)
+    order = sorted(map(int, np.flatnonzero(total)), key=lambda label: (share[label], names[label]))
+    rows = (
+        f"<tr><td>{_text(result.classes[i].wnid)}</td><td>{_text(result.classes[i].name)}</td>"
+        f'<td data-v="{share[i]:.6f}">{_bar(share[i])} {share[i]:.1%}</td>'
+        f'<td class="n" data-v="{in_five[i] / total[i]:.6f}">{in_five[i] / total[i]:.1%}</td>'
+        f'<td class="n" data-v="{right[i] / max(1, taken[i]):.6f}">{right[i] / max(1, taken[i]):.1%}</td>'
+        f'<td class="n" data-v="{total[i]}">{total[i]:,}</td></tr>'
+        for i in order
+    )
+    heads = ("class", "name", "top-1 (recall)", "top-5", "precision", "pictures")
+    note = '<p class="soft">The hardest first; a click on a heading sorts by it.</p>'
+    return note + _table(heads, rows)
+
+
+def confused_pairs(result: EvalResult, most: int = _PAIRS) -> list[tuple[int, int, int, float]]:
+    """(true label, predicted label, pictures, share of the true class's), the largest shares first."""
+    counts = result.confusion()
+    total = counts.sum(1)
+    off = counts.copy()
+    np.fill_diagonal(off, 0)
+    share = off / np.maximum(1, total)[:, None]
+    order = np.argsort(-share, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(cell), len(counts)) for cell in order]
+    return [(t, p, int(off[t, p]), float(share[t, p])) for t, p in pairs if off[t, p]]
+
+
+def _confused(result: EvalResult, names: Sequence[str]) -> str:
+    pairs = confused_pairs(result)
+    if not pairs:
+        return "<p>Nothing was confused.</p>"
+    rows = (
+        f'<tr><td>{_text(names[t])}</td><td class="bad">{_text(names[p])}</td>'
+        f'<td data-v="{share:.6f}">{_bar(share)} {share:.1%}</td><td class="n" data-v="{count}">{count:,}</td></tr>'
+        for t, p, count, share in pairs
+    )
+    return _table(("this class", "is taken for", "share of its pictures", "pictures"), rows)
+
+
+def _pictures(result: EvalResult, names: Sequence[str]) -> list[str]:
+    right = result.predictions[:, 0] == result.labels
+    sure = result.probabilities[:, 0]
+    wrong_first = np.flatnonzero(~right)[np.argsort(-sure[~right], kind="stable")][:_SHOWN]
+    # An even sample of what was right, from the least to the most certain.
+    ranked = np.flatnonzero(right)[np.argsort(sure[right], kind="stable")]
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(_SHOWN, len(ranked))).astype(np.int64))
+    reader = ShardReader(result.dataset, result.split)
+    try:
+        return [
+            "<h2>Wrong, and most certain of it</h2>",
+            _figures(result, reader, names, wrong_first),
+            "<h2>Right, from the least to the most certain</h2>",
+            _figures(result, reader, names, ranked[places]),
+        ]
+    finally:
+        reader.close()
+
+
+def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], records: Iterable[int]) -> str:
+    from PIL import Image
+
+    cells = []
+    for record in records:
+        image = Image.fromarray(read_picture(reader, int(record)))
+        image.thumbnail((2 * _SIDE, 2 * _SIDE))
+        held = io.BytesIO()
+        image.save(held, "JPEG", quality=85)
+        true, guess = int(result.labels[record]), int(result.predictions[record, 0])
+        words = f"{_text(names[guess])} {result.probabilities[record, 0]:.0%}"
+        second = "" if guess == true else f"<br>is {_text(names[true])}"
+        cells.append(
+            f'<figure><img alt="{_text(reader.key(int(record)))}" src="{_data("image/jpeg", held.getvalue())}">'
+            f'<span class="{"good" if guess == true else "bad"}">{words}</span>{second}</figure>'
+        )
+    return f'<div class="grid">{"".join(cells)}</div>' if cells else "<p>None.</p>"
+
+
+def class_lines(result: EvalResult, most: int = 5) -> list[str]:
+    """For the terminal: the hardest and easiest classes and the most confused pairs."""
+    counts = result.confusion()
+    total = counts.sum(1)
+    names = [_short(c.name) for c in result.classes]
+    share: Mapping[int, float] = {int(i): counts[i, i] / total[i] for i in np.flatnonzero(total)}
+    order = sorted(share, key=lambda label: share[label])
+    lines = [f"hardest classes: {_listed(order[:most], share, names)}"]
+    lines.append(f"easiest classes: {_listed(order[::-1][:most], share, names)}")
+    pairs = confused_pairs(result, 3)  # more would not fit on a line
+    if pairs:
+        words = "; ".join(f"{names[t]} for {names[p]} {part:.0%}" for t, p, _, part in pairs)
+        lines.append(f"most often taken wrongly: {words}")
+    return lines
+
+
+def _listed(labels: Sequence[int], share: Mapping[int, float], names: Sequence[str]) -> str:
+    return ", ".join(f"{names[label]} {share[label]:.0%}" for label in labels)

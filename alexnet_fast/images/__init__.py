@@ -1,0 +1,52 @@
+"""Images: JPEG headers, decoding, the geometry of crops, augmentation, and the compiled code for them."""
+
+from __future__ import annotations
+
+from .augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropArray,
+    draw_crops,
+    draw_flips,
+    eval_resize,
+    eval_size,
+    finish_batch,
+    normalise_planes,
+    resampling_matrix,
+    sample_crops,
+    sample_flips,
+    uniform,
+)
+from .crop import CropCutter, Flips, Places, UndecodableError, check_decoder, picture_tensor
+from .decode import DECODERS, ByteArray, CropPlan, SimpleJpeg, plan_eval, plan_train
+from .jpeg import check, prepare
+
+__all__ = [
+    "DECODERS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ByteArray",
+    "CropArray",
+    "CropCutter",
+    "CropPlan",
+    "Flips",
+    "Places",
+    "SimpleJpeg",
+    "UndecodableError",
+    "check",
+    "check_decoder",
+    "draw_crops",
+    "draw_flips",
+    "eval_resize",
+    "eval_size",
+    "finish_batch",
+    "normalise_planes",
+    "picture_tensor",
+    "plan_eval",
+    "plan_train",
+    "prepare",
+    "resampling_matrix",
+    "sample_crops",
+    "sample_flips",
+    "uniform",
+]

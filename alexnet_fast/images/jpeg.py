@@ -1,0 +1,206 @@
+"""Decides of one encoded picture whether every decoder of this package takes it as it is, and mends it where not.
+
+What stays byte for byte: 8-bit baseline or progressive Huffman JPEGs, greyscale or of three components, that
+libjpeg-turbo decodes to the end without a warning. Everything else that can be decoded is encoded anew.
+
+EXIF orientation is ignored, as ImageNet's labels and published results have it: pixels stay as they are stored.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from ..errors import DamagedDataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# A picture that claims more is refused before anything is decoded: its pixels alone would take 400 MB.
+MAX_PIXELS = 1 << 27
+# libjpeg-turbo decodes every scan of a progressive JPEG; thousands of empty ones in a small file would take minutes.
+MAX_SCANS = 500
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+# A Huffman code has a bit at least and a block of 8 x 8 pixels takes one, so a smaller file has lost nearly all of its
+# picture, or is made to fill the memory: one of 5 kB took 790 MB to decode.
+_MOST_PIXELS_A_BYTE = 8 * 64
+_SOF_NAMES = {
+    0xC1: "extended sequential", 0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical",
+    0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "lossless arithmetic-coded",
+    0xCD: "hierarchical", 0xCE: "hierarchical", 0xCF: "hierarchical",
+}  # fmt: skip
+
+
+class Frame(NamedTuple):
+    """What a JPEG's frame header says: SOF marker's second byte, bits a sample, height, width, components."""
+
+    sof: int
+    precision: int
+    height: int
+    width: int
+    components: int
+
+
+class Picture(NamedTuple):
+    """A picture fit to be packed.
+
+    Attributes:
+        data: the encoded JPEG.
+        width, height: pixels.
+        reason: why it was encoded anew ('not a JPEG (PNG)', 'CMYK', 'damaged: ...', 'resized'); '' where it was not.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    reason: str
+
+
+def read_frame(data: bytes) -> Frame | None:
+    """The frame header of a JPEG; None where `data` is none or breaks off before its frame."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, end = 2, len(data)
+    while at + 9 < end:
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return Frame(
+                marker, data[at + 4], data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8], data[at + 9]
+            )
+        if marker == 0xD9 or marker == 0xDA:
+            return None
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+            continue
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return None
+
+
+def check(data: bytes) -> tuple[int, int, str]:
+    """(width, height, what is wrong) of an encoded picture; nothing is wrong where the text is empty.
+
+    Every coefficient is decoded, so that truncation and corruption show as they would in a full decode; but to an
+    eighth of the size and grey, which spares nearly all of the inverse transform: 21 us for a picture of Tiny ImageNet
+    instead of 34, 0.97 ms for one of ImageNet instead of 1.65.
+
+    Raises:
+        DamagedDataError: the picture claims more than MAX_PIXELS, more than so few bytes can hold, or has more than
+            MAX_SCANS scans.
+    """
+    frame = read_frame(data)
+    if frame is None:
+        return 0, 0, "not a JPEG"
+    if frame.width * frame.height > MAX_PIXELS:
+        raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels, more than {MAX_PIXELS:,}")
+    if frame.sof in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
+        raise DamagedDataError(f"it has {data.count(bytes.fromhex('ffda'))} scans, more than {MAX_SCANS}")
+    wrong = ""
+    if frame.sof not in (0xC0, 0xC1, 0xC2):
+        wrong = f"{_SOF_NAMES.get(frame.sof, 'unknown')} JPEG"
+    elif frame.precision != 8:
+        wrong = f"{frame.precision}-bit JPEG"
+    elif frame.components not in (1, 3):
+        wrong = "CMYK JPEG" if frame.components == 4 else f"JPEG of {frame.components} components"
+    elif frame.width * frame.height > _MOST_PIXELS_A_BYTE * len(data):
+        raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels in {len(data):,} bytes")
+    else:
+        try:
+            simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+        except ValueError as error:
+            wrong = f"damaged JPEG: {_first_line(error)}"
+    return frame.width, frame.height, wrong
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95) -> Picture:
+    """The picture as it is packed: the same bytes where all decoders take them, else a new JPEG of it.
+
+    Args:
+        data: an encoded picture of any kind that Pillow reads.
+        resize_shorter: shrink so that the shorter side has so many pixels, keeping the aspect ratio; never enlarge.
+        quality: of a new JPEG, 1-100.
+
+    Raises:
+        DamagedDataError: nothing can be decoded, or it claims to be too large; the text says what is wrong with it.
+    """
+    width, height, wrong = check(data)
+    shrink = resize_shorter is not None and min(width, height) > resize_shorter
+    if not wrong and not shrink:
+        return Picture(data, width, height, "")
+    return encode_anew(data, wrong, resize_shorter=resize_shorter, quality=quality)
+
+
+def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality: int) -> Picture:
+    """Decode with Pillow or, for a damaged JPEG, as far as libjpeg-turbo gets; shrink where asked; encode."""
+    from PIL import Image  # workers that need not mend anything start sooner without it
+
+    image, kind = _decode(data, wrong)
+    reason = f"{wrong} ({kind})" if wrong == "not a JPEG" else wrong
+    size = image.size
+    if resize_shorter is not None and min(size) > resize_shorter:
+        scale = resize_shorter / min(size)
+        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        reason = reason or "resized"
+    out = io.BytesIO()
+    # Chroma at full resolution keeps a mended picture what it was; a shrunk one follows the usual 4:2:0.
+    image.save(out, "JPEG", quality=quality, subsampling="4:2:0" if reason == "resized" else "4:4:4")
+    return Picture(out.getvalue(), size[0], size[1], reason)
+
+
+def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
+    """(picture in mode RGB or L, kind of file)."""
+    from PIL import Image, UnidentifiedImageError
+
+    if wrong == "" or wrong.startswith("damaged JPEG"):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, strict=False)
+        except ValueError as error:
+            raise DamagedDataError(_first_line(error)) from None
+        if wrong and (pixels == pixels[:1, :1]).all():
+            raise DamagedDataError(f"{wrong}, and nothing of the picture is left")
+        image = Image.fromarray(pixels)
+        return (image.convert("L") if _is_grey(data) else image), "JPEG"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = Image.open(io.BytesIO(data))
+            if opened.width * opened.height > MAX_PIXELS:
+                raise DamagedDataError(f"it claims {opened.width} x {opened.height} pixels, more than {MAX_PIXELS:,}")
+            kind = str(opened.format)
+            return _as_8_bit(opened), kind
+    except UnidentifiedImageError:
+        raise DamagedDataError("it is no picture in a format that is known") from None
+    except DamagedDataError:
+        raise
+    except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, ValueError, struct.error
+        raise DamagedDataError(f"it cannot be decoded: {_first_line(error)}") from None
+
+
+def _is_grey(data: bytes) -> bool:
+    frame = read_frame(data)
+    return frame is not None and frame.components == 1
+
+
+def _as_8_bit(image: Any) -> Image.Image:
+    """Mode L or RGB, as ``convert`` has it but for 16-bit greys, which it would clip instead of scale."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L")  # type: ignore[no-any-return]
+    return image.convert("RGB")  # type: ignore[no-any-return]

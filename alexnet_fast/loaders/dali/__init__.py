@@ -1,0 +1,1 @@
+"""DALI: the decoding, the crop, the flip and the normalisation on the GPU."""

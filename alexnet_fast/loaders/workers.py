@@ -1,0 +1,294 @@
+"""Workers that fill parts of batch buffers: the asking thread itself, a crew of threads or a crew of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import queue
+import selectors
+import signal
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import AlexNetFastError, WorkerError
+from ..images import CropPlan, Flips
+from .batch_buffers import ByteArray, Layout, Ring, SharedMemory
+from .pictures import Pictures
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+KINDS = ("auto", "thread", "process")
+CONTEXTS = ("auto", "fork", "spawn")
+_PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its parent is still there
+
+
+class Job(NamedTuple):
+    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `ticket` numbers the batch.
+
+    `flips` are mirrored by the worker; None leaves them to the device.
+    """
+
+    ticket: int
+    slot: int
+    first: int
+    records: npt.NDArray[np.int64]
+    plan: CropPlan
+    flips: Flips
+
+
+class Result(NamedTuple):
+    """A job is over; `error` says how, if it failed."""
+
+    ticket: int
+    error: AlexNetFastError | None
+
+
+class Crew(Protocol):
+    """Takes jobs and gives results back, in any order."""
+
+    def submit(self, job: Job) -> None: ...
+
+    def collect(self) -> Result:
+        """Wait for the next result.
+
+        Raises:
+            WorkerError: a worker has ended.
+        """
+        ...
+
+    def cancel_before(self, ticket: int) -> None:
+        """Jobs of earlier tickets that have not begun need not be done; each still gives a result."""
+
+    def close(self) -> None: ...
+
+
+class Task:
+    """What a crew does: cut pictures, resize and finish them, put them into buffers. Picklable, without the buffers.
+
+    Args:
+        pictures: where they come from.
+        layout: of the buffers.
+    """
+
+    def __init__(self, pictures: Pictures, layout: Layout) -> None:
+        self.pictures, self.layout = pictures, layout
+
+
+class Worker:
+    """One thread's means of doing jobs."""
+
+    def __init__(self, task: Task, memory: ByteArray) -> None:
+        layout = task.layout
+        self._cut = task.pictures.cutter(layout.image_size, layout.dtype)
+        self._places = layout.places(memory)
+
+    def do(self, job: Job, oldest: int) -> Result:
+        """Do a job, unless its ticket is older than `oldest`; every failure is in the result."""
+        try:
+            if job.ticket >= oldest:
+                self._fill(job)
+        except AlexNetFastError as error:
+            return Result(job.ticket, error)
+        except Exception as error:
+            return Result(job.ticket, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
+        return Result(job.ticket, None)
+
+    def _fill(self, job: Job) -> None:
+        """
+        Raises:
+            DamagedDataError: a record cannot be read or decoded; the text names it.
+        """
+        places = self._places[job.slot][job.first : job.first + len(job.records)]
+        self._cut(job.records, job.plan, job.flips, places)
+
+
+class InlineCrew:
+    """Does each job when its result is asked for, in the asking thread."""
+
+    def __init__(self, task: Task, ring: Ring) -> None:
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._worker = Worker(task, ring.memory)
+        self._oldest = 0
+
+    def submit(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    def collect(self) -> Result:
+        import torch
+
+        # One picture is too little for several threads: with two, each spins while it waits for the other.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._worker.do(self._jobs.get(), self._oldest)
+        finally:
+            torch.set_num_threads(threads)
+
+    def cancel_before(self, ticket: int) -> None:
+        self._oldest = ticket
+
+    def close(self) -> None:
+        pass
+
+
+class ThreadCrew:
+    """Threads in this process. Decoding and resizing release the GIL; nothing is handed over but job numbers."""
+
+    def __init__(self, task: Task, ring: Ring, num_workers: int) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._oldest = 0
+        workers = [Worker(task, ring.memory) for _ in range(num_workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"loader-{i}", daemon=True)
+            for i, worker in enumerate(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, worker: Worker) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # of this thread alone: OpenMP keeps the number per thread
+        while (job := self._jobs.get()) is not None:
+            self._results.put(worker.do(job, self._oldest))
+
+    def submit(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    def collect(self) -> Result:
+        return self._results.get()
+
+    def cancel_before(self, ticket: int) -> None:
+        self._oldest = ticket
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
+class ProcessCrew:
+    """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
+
+    def __init__(self, task: Task, ring: Ring, num_workers: int, context: str) -> None:
+        if context == "auto":
+            # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
+            context = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
+        start = multiprocessing.get_context(context)
+        assert ring.shared is not None
+        self._oldest = start.Value("q", 0, lock=False)
+        self._selector = selectors.DefaultSelector()
+        self._next = 0
+        self._workers: list[tuple[Any, Connection]] = []
+        try:
+            for i in range(num_workers):
+                ours, theirs = start.Pipe()
+                process = start.Process(  # type: ignore[attr-defined]
+                    target=_work_process,
+                    args=(task, ring.shared, theirs, self._oldest, os.getpid()),
+                    name=f"loader-{i}",
+                    daemon=True,
+                )
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of forking beside threads. Workers take no lock that another thread may hold.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+                theirs.close()
+                self._workers.append((process, ours))
+                self._selector.register(ours, selectors.EVENT_READ, (process, ours))
+                self._selector.register(process.sentinel, selectors.EVENT_READ, (process, None))
+        except OSError as error:
+            self.close()
+            raise WorkerError(
+                f"worker process {len(self._workers) + 1} of {num_workers} cannot be started ({error.strerror}): "
+                "use fewer workers, or worker threads"
+            ) from None
+
+    def submit(self, job: Job) -> None:
+        # In turn, and all at once: a worker never waits for the training loop to give it its next job.
+        process, pipe = self._workers[self._next % len(self._workers)]
+        self._next += 1
+        try:
+            pipe.send(job)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _ended(process) from None
+
+    def collect(self) -> Result:
+        while True:
+            ready = [key.data for key, _ in self._selector.select()]
+            for process, pipe in ready:
+                if pipe is not None:
+                    try:
+                        return pipe.recv()  # type: ignore[no-any-return]
+                    except (EOFError, ConnectionResetError):
+                        raise _ended(process) from None
+            raise _ended(ready[0][0])
+
+    def cancel_before(self, ticket: int) -> None:
+        self._oldest.value = ticket
+
+    def close(self) -> None:
+        for _, pipe in self._workers:
+            with contextlib.suppress(OSError):
+                pipe.send(None)
+        for process, pipe in self._workers:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self._workers = []
+        self._selector.close()
+
+
+def _ended(process: Any) -> WorkerError:
+    process.join(5)
+    code = process.exitcode
+    if code is not None and code < 0:
+        how = f"was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += " (the system does this when memory runs out)"
+    else:
+        how = f"ended with exit code {code}"
+    return WorkerError(f"loader worker process {process.pid} {how}: use fewer workers or a smaller batch, or threads")
+
+
+def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int) -> None:
+    """The life of a worker process."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    gc.freeze()  # or every collection goes through all that the parent had: 1% of the time at a longest side of 375
+    worker = Worker(task, memory.array)
+    try:
+        while True:
+            # A killed parent closes no pipe that a sister process has inherited.
+            while not pipe.poll(_PARENT_CHECK_S):
+                if os.getppid() != parent:
+                    return
+            job = pipe.recv()
+            if job is None:
+                return
+            pipe.send(worker.do(job, oldest.value))
+    except (EOFError, OSError):
+        return
+
+
+def make_crew(kind: str, task: Task, ring: Ring, num_workers: int, context: str) -> Crew:
+    """The crew of `num_workers` workers of that kind; none means that the asking thread does the work."""
+    if num_workers == 0:
+        return InlineCrew(task, ring)
+    if kind == "process":
+        return ProcessCrew(task, ring, num_workers, context)
+    return ThreadCrew(task, ring, num_workers)

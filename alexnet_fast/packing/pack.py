@@ -1,0 +1,281 @@
+"""Packing: from pictures in any form that ImageNet is held in to LMDB shards, in parallel and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
+from ..errors import StorageError, UsageError
+from ..sources import MANY, open_source
+from ..system import NoProgress, Progress, WorkerPool, usable_cores
+from .plan import PackOptions, Plan, make_plan, write_plan_files
+from .ray_engine import write_shards_on_ray
+from .shard_work import (
+    FinishedShard,
+    Notes,
+    ShardJob,
+    chunks,
+    fill_shard,
+    finish_shard,
+    load_finished,
+    prepare_chunk,
+    write_shard,
+)
+from .target import open_target, refuse_difference
+
+# dataset.json lists so many re-encoded pictures of each reason by name; the counts are of all.
+_LISTED = 1000
+# Mean bytes of pictures from which on threads pay.
+_LARGE = 16 << 10
+
+
+def pack(
+    source: str | Path,
+    dataset: str | Path,
+    *,
+    splits: Sequence[str] | None = None,
+    format: str = "auto",
+    shard_bytes: int = 1 << 30,
+    resize_shorter: int | None = None,
+    quality: int = 95,
+    workers: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    on_bad_image: str = "error",
+    limit: int | None = None,
+    engine: str = "local",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetInfo:
+    """Write the pictures of SOURCE into LMDB shards in DATASET; each is decoded once on the way.
+
+    The result is a function of the source's pictures, the options and the seed: not of the number of workers, nor of
+    interruptions. A run that was ended, even by SIGKILL or a full disk, goes on from its finished shards when it is
+    asked for again.
+
+    Args:
+        source: folder, zip or tar of pictures (docs/sources.md lists the forms).
+        dataset: folder to write; made if missing.
+        splits: those to pack; None for all.
+        format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
+        shard_bytes: bytes of pictures (as they are at the source) at which to cut shards.
+        resize_shorter: shrink pictures whose shorter side has more pixels, keeping the aspect ratio.
+        quality: of what is encoded anew.
+        workers: processes; 0 does all in this one; 'auto' follows the usable cores.
+        seed: of the shuffle over each split.
+        on_bad_image: 'error' ends at a picture that cannot be decoded, 'skip' leaves it out and lists it.
+        limit: pictures per split, a random sample, for trials.
+        engine: 'local', or 'ray' to spread the shards over a Ray cluster with a shared file system.
+        overwrite: replace a data set that is there.
+        progress: told of pictures done.
+
+    Raises:
+        UsageError: an option, the source or the target is not usable; the text says what to do.
+        DamagedDataError: the source is damaged, or a picture cannot be used.
+        WorkerError: a worker process was killed; what is finished is kept.
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise UsageError(f"--on-bad-image is error or skip: got {on_bad_image!r}")
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine is local or ray: got {engine!r}")
+    options = PackOptions(
+        splits=tuple(splits) if splits else None, shard_bytes=shard_bytes, resize_shorter=resize_shorter,
+        quality=quality, seed=seed, limit=limit,
+    )  # fmt: skip
+    report = progress or NoProgress()
+    pool = WorkerPool(
+        usable_cores() if workers == "auto" else workers,
+        on_progress=report.advance,
+        imports="alexnet_fast.packing.shard_work",
+    )
+    with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
+        found = open_source(
+            source, format=format, splits=options.splits, staging=target.staging, note=report.note,
+            on_many=pool.start if engine == "local" else None,
+        )  # fmt: skip
+        plan = make_plan(found, options)
+        if overwrite:
+            target.clear()
+        identity = plan.identity()
+        complete = target.complete()
+        if complete is not None:
+            refuse_difference(complete.packing, identity, f"{dataset} is complete and was packed")
+            report.start(plan.records)
+            report.note("was complete already")
+            report.advance(plan.records)
+            return complete
+        target.begin(identity)
+        target.drop_leftovers()
+        write_plan_files(plan, target.work)
+        jobs = [
+            ShardJob(
+                dataset=str(target.dataset.resolve()), work=str(target.work.resolve()), plan=shard,
+                containers=tuple(map(str, found.containers)), source_name=found.name,
+                resize_shorter=resize_shorter, quality=quality, skip_bad=on_bad_image == "skip",
+            )
+            for shard in plan.shards
+        ]  # fmt: skip
+        if workers == "auto" and plan.records < MANY and engine == "local":
+            pool.stay_here(_threads(plan))
+        finished = _write_shards(jobs, plan, pool, engine, report)
+        info = _describe(plan, identity, finished, on_bad_image)
+        write_dataset_info(target.dataset, info)
+    return info
+
+
+def _threads(plan: Plan) -> int:
+    """How many threads do the work of a plan that is too small to start processes for.
+
+    Decoding large pictures is nearly all of the work and holds no lock of the interpreter; small ones take as long in
+    Python as in the decoder.
+    """
+    size = sum(shard.source_bytes for shard in plan.shards)
+    return min(usable_cores(), 8) if size >= _LARGE * plan.records else 0
+
+
+@contextlib.contextmanager
+def _plain_disk_errors(dataset: str | Path) -> Iterator[None]:
+    """A full disk is no defect of ours: say so in a sentence; what is finished stays."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    kept = f"the disk of {dataset} is full: finished shards are kept; make room and run the same command again"
+    try:
+        yield
+    except StorageError as error:
+        if any(os.strerror(number) in str(error) for number in full):
+            raise StorageError(kept) from None
+        raise
+    except OSError as error:
+        if error.errno in full:
+            raise StorageError(kept) from None
+        raise
+
+
+def _write_shards(
+    jobs: Sequence[ShardJob], plan: Plan, pool: WorkerPool, engine: str, report: Progress
+) -> list[FinishedShard]:
+    """All shards, those of an earlier run included, in the plan's order."""
+    done = {job.plan.name: found for job in jobs if (found := load_finished(job)) is not None}
+    todo = [job for job in jobs if job.plan.name not in done]
+    report.start(plan.records)
+    if done:
+        report.note(f"{len(done)} of {len(jobs)} shards were finished already")
+        report.advance(sum(job.records for job in jobs if job.plan.name in done))
+    if engine == "ray":
+        for job, result in zip(todo, write_shards_on_ray(todo, pool.count or None, report), strict=True):
+            done[job.plan.name] = result
+        return [done[job.plan.name] for job in jobs]
+    if pool.processes and len(todo) >= 2 * pool.count:
+        results = [pool.submit(write_shard, job) for job in todo]
+    else:
+        results = _write_by_chunks(pool, todo, report)
+    for job, future in zip(todo, results, strict=True):
+        done[job.plan.name] = future.result()
+    return [done[job.plan.name] for job in jobs]
+
+
+def _write_by_chunks(pool: WorkerPool, jobs: Sequence[ShardJob], report: Progress) -> list[Future[FinishedShard]]:
+    """Few shards: the workers prepare chunks of them, and this process writes one shard after the other.
+
+    What ends a shard (sync, checksums, index) is done in a thread while the next one is filled.
+    """
+    results = []
+    with contextlib.ExitStack() as writers, ThreadPoolExecutor(1) as finisher:
+        for job in jobs:
+            writer = ShardWriter(Path(job.dataset), job.plan.name, expected_bytes=job.plan.source_bytes)
+            writers.enter_context(writer)
+            notes = fill_shard(writer, _prepared(pool, job, report))
+            results.append(finisher.submit(finish_shard, job, writer, notes))
+    return results
+
+
+def _prepared(pool: WorkerPool, job: ShardJob, report: Progress) -> Iterator[Any]:
+    parts = list(chunks(job))
+    for part, result in zip(parts, pool.map(prepare_chunk, ((job, *part) for part in parts)), strict=True):
+        yield result
+        report.advance(part[1] - part[0])
+
+
+def _describe(
+    plan: Plan, identity: dict[str, Any], finished: Sequence[FinishedShard], on_bad_image: str
+) -> DatasetInfo:
+    """dataset.json's contents."""
+    splits = {}
+    notes = {split: Notes() for split in plan.tables}
+    for split in plan.tables:
+        infos = []
+        for shard, result in zip(plan.shards, finished, strict=True):
+            if shard.split == split:
+                infos.append(result.info)
+                notes[split].add(result.notes)
+        splits[split] = SplitInfo(
+            records=sum(info.records for info in infos),
+            bytes=sum(info.bytes for info in infos),
+            labelled=plan.source.splits[split].labelled,
+            shards=tuple(infos),
+        )
+    packing = {
+        **identity,
+        "source": plan.source.name,
+        "source_format": plan.source.format,
+        "on_bad_image": on_bad_image,
+        "exif_orientation": "ignored",
+        "resized": sum(n.resized for n in notes.values()),
+        "re_encoded": _re_encoded(notes),
+        "left_out": [
+            {"split": split, "key": key, "reason": reason} for split, n in notes.items() for key, reason in n.left_out
+        ],
+    }
+    classes = tuple(ClassInfo(index=i, wnid=w, name=n) for i, (w, n) in enumerate(plan.source.classes))
+    return DatasetInfo(classes=classes, splits=splits, packing=packing)
+
+
+def _re_encoded(notes: dict[str, Notes]) -> dict[str, Any]:
+    """Counts by reason, and the names of the first _LISTED of each."""
+    counts: Counter[str] = Counter()
+    listed = []
+    for split, split_notes in notes.items():
+        for key, reason in split_notes.re_encoded:
+            kind = reason.partition(":")[0]
+            counts[kind] += 1
+            if counts[kind] <= _LISTED:
+                listed.append({"split": split, "key": key, "reason": reason})
+    return {"counts": dict(counts), "pictures": listed}
+
+
+def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
+    """The closing lines of `alexnet-fast pack`: what is in DATASET, and what was changed or left out."""
+    lines = []
+    for name, split in info.splits.items():
+        label = "" if split.labelled else ", without labels"
+        lines.append(
+            f"{name}: {split.records:,} pictures{label}, {split.bytes / 1e6:,.1f} MB in {len(split.shards)} "
+            f"shard{'s' if len(split.shards) != 1 else ''}"
+        )
+    packing = info.packing
+    if packing.get("resized"):
+        lines.append(f"shrunk: {packing['resized']:,}")
+    re_encoded = packing.get("re_encoded", {})
+    for kind, count in re_encoded.get("counts", {}).items():
+        names = [entry["key"] for entry in re_encoded["pictures"] if entry["reason"].partition(":")[0] == kind]
+        lines.append(f"encoded anew, {kind}: {count:,} ({_some(names)})")
+    lines += [f"left out: {e['key']} ({e['split']}): {e['reason']}" for e in packing.get("left_out", [])[:20]]
+    if len(packing.get("left_out", [])) > 20:
+        lines.append(f"left out: {len(packing['left_out']):,} in all, listed in {Path(dataset) / 'dataset.json'}")
+    if info.classes and all(re.fullmatch(r"n\d{8}", c.wnid) and c.name == c.wnid for c in info.classes):
+        lines.append(
+            "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
+            "Kaggle's ImageNet) beside the pictures would give them"
+        )
+    lines.append(f"{info.num_classes} classes; packed into {dataset}")
+    return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,132 @@
+"""What packing will do, decided before it begins: which picture becomes which record of which shard.
+
+A plan is a pure function of the source's contents, the options and the seed. The number of workers, the engine and
+the order of work are no part of it, so they cannot change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dataset import MAX_RECORDS_PER_SHARD, shard_name
+from ..errors import UsageError
+from ..sources import Source, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """What may change the records of a packed data set, besides its source.
+
+    Attributes:
+        splits: names of those to pack; None for all there are.
+        shard_bytes: bytes of pictures (at the source) at which a shard is full.
+        resize_shorter: pixels that a longer shorter side is shrunk to; None leaves sizes alone.
+        quality: of what is encoded anew, 1-100.
+        seed: of the shuffle.
+        limit: pictures per split; None for all.
+    """
+
+    splits: tuple[str, ...] | None = None
+    shard_bytes: int = 1 << 30
+    resize_shorter: int | None = None
+    quality: int = 95
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard_bytes", 1), ("resize_shorter", 1), ("quality", 1), ("seed", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is None and name in ("resize_shorter", "limit"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name} must be a whole number from {least} up, got {value!r}")
+        if self.quality > 100:
+            raise UsageError(f"quality must be at most 100, got {self.quality}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """One shard to write: records `start` to `stop` of its split's table."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+    source_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All shards to write, and the tables of pictures in record order that they are cut from."""
+
+    source: Source
+    options: PackOptions
+    tables: Mapping[str, npt.NDArray[np.void]]
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def records(self) -> int:
+        return sum(shard.stop - shard.start for shard in self.shards)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for two runs to give the same records; JSON values."""
+        options = asdict(self.options)
+        options["splits"] = list(self.tables)
+        return {"fingerprint": self.source.fingerprint(self.tables), "options": options}
+
+
+def make_plan(source: Source, options: PackOptions) -> Plan:
+    """Shuffle each split over its whole length, and cut it into shards of nearly equal bytes.
+
+    Raises:
+        UsageError: a split was asked for that the source has not.
+    """
+    for name in options.splits or ():
+        if name not in source.splits:
+            raise UsageError(f"{source.name} has no split {name!r}; it has: {', '.join(source.splits)}")
+    tables, shards = {}, []
+    for name, split in source.splits.items():
+        if options.splits is None or name in options.splits:
+            tables[name] = _shuffled(split, name, options)
+            shards += _cut(tables[name], name, options.shard_bytes)
+    return Plan(source=source, options=options, tables=tables, shards=tuple(shards))
+
+
+def _shuffled(split: Split, name: str, options: PackOptions) -> npt.NDArray[np.void]:
+    # The split's name is part of the seed, so that splits of one length are not shuffled alike.
+    seed = np.random.SeedSequence([options.seed, *name.encode()])
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.pictures))
+    return split.pictures[order[: options.limit]]
+
+
+def _cut(table: npt.NDArray[np.void], split: str, shard_bytes: int) -> list[ShardPlan]:
+    ends = np.cumsum(table["size"], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    count = max(1, -(-total // shard_bytes), -(-2 * len(table) // MAX_RECORDS_PER_SHARD))
+    count = min(count, max(1, len(table)))
+    if count > 99_999:
+        raise UsageError(f"--shard-bytes {shard_bytes} would cut split {split} into {count:,} shards: choose more")
+    # A shard ends with the first picture at which it has its share.
+    stops = np.searchsorted(ends, np.arange(1, count + 1) * (total / count), side="left") + 1
+    stops[-1] = len(table)
+    stops = np.unique(np.minimum(stops, len(table)))
+    starts = np.concatenate([[0], stops[:-1]])
+    return [
+        ShardPlan(
+            name=shard_name(split, number, len(stops)), split=split, start=int(start), stop=int(stop),
+            source_bytes=int(table["size"][start:stop].sum(dtype=np.int64)),
+        )
+        for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    ]  # fmt: skip
+
+
+def write_plan_files(plan: Plan, folder: Path) -> None:
+    """Lay the tables down where workers, on this machine or others, map them into memory."""
+    for split, table in plan.tables.items():
+        np.save(folder / f"{split}.plan.npy", table, allow_pickle=False)

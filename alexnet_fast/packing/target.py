@@ -1,0 +1,188 @@
+"""The folder that pack writes to: whose it is, who is writing to it, and how far an earlier run came."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..dataset import MANIFEST, DatasetInfo, read_dataset_info
+from ..errors import UsageError
+from ..system import write_file_atomically
+
+WORK_FOLDER = ".pack"
+_STATE = "state.json"
+_LOCK = "lock"
+STAGING = "staging"
+_OURS = re.compile(r"\.?\w[\w.-]*-\d{5}-of-\d{5}\.(lmdb|index\.npy|partial)|\.dataset\.json\.\d+\.tmp", re.ASCII)
+
+
+class Target:
+    """DATASET while one run of pack holds it. Make with `open_target`."""
+
+    def __init__(self, dataset: Path) -> None:
+        self.dataset = dataset
+        self.work = dataset / WORK_FOLDER
+        self.staging = self.work / STAGING
+
+    def complete(self) -> DatasetInfo | None:
+        """What dataset.json says, where there is one."""
+        if not (self.dataset / MANIFEST).exists():
+            return None
+        return read_dataset_info(self.dataset)
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Note what is being packed, or check that an earlier, unfinished run packed the same.
+
+        Raises:
+            UsageError: it packed something else; the text names the difference.
+        """
+        path = self.work / _STATE
+        try:
+            before = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            before = None
+        if isinstance(before, dict):
+            refuse_difference(before, identity, f"{self.dataset} holds a pack that was begun")
+        write_file_atomically(path, json.dumps(identity).encode())
+
+    def clear(self) -> None:
+        """Remove what pack wrote here, the manifest first, and nothing else."""
+        (self.dataset / MANIFEST).unlink(missing_ok=True)
+        for entry in sorted(self.dataset.iterdir()):
+            if _OURS.fullmatch(entry.name):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        self.clear_work()
+
+    def clear_work(self) -> None:
+        """Remove the notes of the run; not the lock that is held, nor the source's files that are laid down."""
+        for entry in self.work.iterdir():
+            if entry.name in (_LOCK, STAGING):
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def drop_leftovers(self) -> None:
+        """Remove half-written shards and temporary files that killed runs left."""
+        for entry in self.dataset.iterdir():
+            if _OURS.fullmatch(entry.name) and entry.name.startswith("."):
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
+
+def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raise UsageError naming what differs between two plans' identities; do nothing where they are equal."""
+    old = before.get("options", {})
+    changed = [name for name, value in now["options"].items() if old.get(name) != value]
+    # The fingerprint is of the splits that are packed, so other splits are named before it.
+    if before.get("fingerprint") != now["fingerprint"] and "splits" not in changed:
+        difference = "from a source with other pictures or labels"
+    elif changed:
+        name = "splits" if "splits" in changed else changed[0]
+        option = {"splits": "--split"}.get(name, "--" + name.replace("_", "-"))
+        difference = f"with {option} {_shown(old.get(name))}, not {_shown(now['options'][name])}"
+    else:
+        return
+    raise UsageError(f"{what} {difference}: repeat that, choose another DATASET, or replace it with --overwrite")
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else "unset" if value is None else str(value)
+
+
+@contextlib.contextmanager
+def open_target(dataset: Path) -> Iterator[Target]:
+    """Hold DATASET for one run of pack: made if missing, locked against others, tidied at the end.
+
+    Raises:
+        UsageError: it cannot be made, is not pack's, or another pack is writing to it.
+    """
+    made = _make(dataset)
+    target = Target(dataset)
+    with _locked(target.work / _LOCK, dataset):
+        try:
+            yield target
+        finally:
+            _tidy(target, made)
+
+
+def _make(dataset: Path) -> bool:
+    """Make the folder, and the work folder in it; tells whether DATASET is new."""
+    try:
+        made = not dataset.exists()
+        if not made and not dataset.is_dir():
+            raise UsageError(f"DATASET {dataset} is a file: name a folder to write to")
+        if not made:
+            _check_ours(dataset)
+        (dataset / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"DATASET {dataset} cannot be written to: {error.strerror}") from None
+    return made
+
+
+def _check_ours(dataset: Path) -> None:
+    names = {entry.name for entry in dataset.iterdir()}
+    if names and MANIFEST not in names and WORK_FOLDER not in names:
+        raise UsageError(
+            f"DATASET {dataset} holds other files ({min(names)}) and no packed data set: name a new or empty folder"
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, dataset: Path) -> Iterator[None]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as file:
+            try:
+                # Held by the open file, so it ends with this process however that ends; workers do not inherit it.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise UsageError(
+                    f"another pack is writing to {dataset} (process {file.read().strip() or 'unknown'}): "
+                    "wait for it, or name another DATASET"
+                ) from None
+            if not _is_at(file.fileno(), path):
+                continue  # a pack that ended since has tidied it away, and a third may lock the next of that name
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that lies at `path` now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _tidy(target: Target, made: bool) -> None:
+    """Leave no trace of a run that is complete, or that finished no shard in a folder of its own making."""
+    with contextlib.suppress(OSError):
+        if (target.dataset / MANIFEST).exists():
+            shutil.rmtree(target.work)
+            return
+        shards = any(_OURS.fullmatch(entry.name) for entry in target.dataset.iterdir())
+        kept = {entry.name for entry in target.work.iterdir() if not entry.name.endswith(".plan.npy")}
+        if not any(entry.is_file() for entry in target.staging.rglob("*")):
+            kept.discard(STAGING)
+        if not shards and kept <= {_LOCK, _STATE}:
+            shutil.rmtree(target.work)
+            if made:
+                target.dataset.rmdir()

@@ -1,0 +1,25 @@
+"""What lies under everything: the device and the machine, files, locks, progress, processes."""
+
+from __future__ import annotations
+
+from .device import available_memory, cgroup_cpu_quota, choose_device, usable_cores
+from .files import file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
+from .pool import WorkerPool, report_progress
+from .progress import NoProgress, Progress, progress_bar
+
+__all__ = [
+    "NoProgress",
+    "Progress",
+    "WorkerPool",
+    "available_memory",
+    "cgroup_cpu_quota",
+    "choose_device",
+    "file_sha256",
+    "progress_bar",
+    "report_progress",
+    "storage_error",
+    "sync_folder",
+    "temporary_folder",
+    "usable_cores",
+    "write_file_atomically",
+]

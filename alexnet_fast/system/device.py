@@ -1,0 +1,113 @@
+"""What this machine offers: the device to compute on, and the cores that this process may really use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import DEVICES
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device for 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; 'auto' takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)} or cuda:N, got {name!r}")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here: use --device auto or cpu")
+        if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+            raise UsageError(
+                f"device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, numbered from 0"
+            )
+        return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps was asked for, but torch finds none here: use --device auto or cpu")
+    return torch.device(kind)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its CPU affinity, and no more than its cgroup's CPU quota, rounded up; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cpu_quota()
+    return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
+
+
+def available_memory(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes of main memory that this process may still take: what the system has free or can free, and no more than
+    its cgroup's limit leaves; None where the system does not tell."""
+    amounts = []
+    try:
+        text = Path("/proc/meminfo").read_text()
+        amounts.append(int(text.split("MemAvailable:")[1].split()[0]) * 1024)
+    except (OSError, ValueError, IndexError):
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            amounts.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS tells only what it has in all
+            amounts.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    for folder in _cgroup_folders(root, self_file):
+        for most, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                limit = int((folder / most).read_text())
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # Cached files count as used, and give way.
+                amounts.append(limit - int((folder / used).read_text()) + int(stat.get(cache, 0)))
+            except (OSError, ValueError):
+                pass
+    return max(0, min(amounts)) if amounts else None
+
+
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of CPU time that this process's cgroup grants, None where there is no limit (cgroup v2 and v1)."""
+    quotas = []
+    for folder in _cgroup_folders(root, self_file):
+        try:
+            words = (folder / "cpu.max").read_text().split()
+            if words and words[0] != "max":
+                quotas.append(int(words[0]) / int(words[1]))
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            pass
+        try:
+            allowed = int((folder / "cpu.cfs_quota_us").read_text())
+            if allowed > 0:
+                quotas.append(allowed / int((folder / "cpu.cfs_period_us").read_text()))
+        except (OSError, ValueError, ZeroDivisionError):
+            pass
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path, self_file: Path) -> list[Path]:
+    """This process's cgroup folder and all above it, for the unified, the cpu and the memory hierarchies."""
+    folders = [root, root / "cpu", root / "memory"]
+    try:
+        lines = self_file.read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        tops = [root / name for name in ("cpu", "memory") if name in controllers.split(",")] if controllers else [root]
+        for top in tops:
+            folder = top / path.lstrip("/")
+            while folder != top and top in folder.parents:
+                folders.append(folder)
+                folder = folder.parent
+    return folders

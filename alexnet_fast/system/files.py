@@ -1,0 +1,137 @@
+"""Files that are there whole or not at all, and refusals of the file system in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import StorageError
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError:
+    """The sentence for what the file system refused at `path`: full, not writable, gone, failing."""
+    advice = {
+        errno.ENOSPC: "free some space, or choose another disk",
+        errno.EDQUOT: "free some space, or choose another disk",
+        errno.EFBIG: "raise the limit on file sizes, or choose another disk",
+        errno.EROFS: "choose a folder that may be written",
+        errno.EACCES: "change its permissions, or choose another place",
+        errno.EPERM: "change its permissions, or choose another place",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+        errno.EIO: "the disk may be failing; copy what is on it elsewhere",
+    }.get(error.errno or 0, "check the path and the disk")
+    return StorageError(f"{path}: {error.strerror or error}: {advice}")
+
+
+def write_file_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that after a crash there is the old file or the new one, never a part.
+
+    Raises:
+        StorageError: the file system refuses; what was at `path` is as it was.
+    """
+    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        try:
+            with open(aside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` survive a power cut, where the system has such a thing for folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder among the temporary files, gone at the end; what killed processes left of that prefix goes first.
+
+    Every such folder is locked by the process that made it, and a lock ends with its process: so what can be locked
+    belongs to nobody.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:  # Windows, where what a killed process leaves stays
+        with tempfile.TemporaryDirectory(prefix=prefix) as name:
+            yield Path(name)
+        return
+    parent, lock = Path(tempfile.gettempdir()), None
+    for left in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            lock = _lock_folder(left)
+            if lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+    while True:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=prefix))
+        except OSError as error:
+            raise storage_error(error, parent) from None
+        try:
+            lock = _lock_folder(folder)
+        except OSError:
+            break  # a file system without such locks, on which nobody takes it for a leftover
+        if lock is not None:
+            if folder.exists():
+                break  # else another process took it for one, between its making and its locking
+            os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """A descriptor that keeps the folder locked until it is closed; None where another process has it, or it is gone.
+
+    Raises:
+        OSError: it cannot be locked.
+    """
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor

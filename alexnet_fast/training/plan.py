@@ -1,0 +1,186 @@
+"""A run with every choice made, before anything heavy begins; and what makes two runs the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import TrainConfig
+from ..dataset import MANIFEST, DatasetInfo
+from ..errors import UsageError
+from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
+from .distributed import Ranks
+from .recipes import Recipe, choose_recipe, training_size
+from .run_folder import hardware, versions
+
+Say = Callable[[str], None]
+# What makes a run that run: with another value of these, its checkpoints mean something else.
+_FIXED = ("model", "image_size", "seed", "precision", "backend", "recipe", "dataset_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run with nothing left at 'auto'.
+
+    Attributes:
+        config: what was asked for.
+        recipe: every hyper-parameter.
+        precision: the number format.
+        backend: asked of the loaders.
+        compile: whether the network goes through torch.compile.
+        per_rank: pictures of a batch that one rank reads.
+        steps_per_epoch, total_steps: of the optimiser.
+        parameters: of the network.
+        stop_at: step at which the run ends: total_steps, or max_steps before it.
+        record: what config.json holds.
+    """
+
+    config: TrainConfig
+    recipe: Recipe
+    precision: Precision
+    backend: str
+    compile: bool
+    per_rank: int
+    steps_per_epoch: int
+    total_steps: int
+    parameters: int
+    stop_at: int
+    record: dict[str, Any]
+
+
+def make_plan(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapping[str, Any] | None) -> Plan:
+    """Fit recipe, precision and batch to data set and machine; what is left at auto follows a stored run.
+
+    Raises:
+        UsageError: they cannot be fitted; the text says why.
+    """
+    pictures = info.split("train").records
+    recipe = choose_recipe(config, pictures)
+    if recipe.batch_size > pictures:
+        raise UsageError(
+            f"a batch of {recipe.batch_size} is more than the {pictures} training pictures there are: "
+            f"use --batch-size {pictures} or less"
+        )
+    if recipe.batch_size % ranks.world_size:
+        raise UsageError(
+            f"a batch of {recipe.batch_size} does not divide over {ranks.world_size} processes: "
+            f"use a --batch-size that {ranks.world_size} divides"
+        )
+    per_rank = recipe.batch_size // ranks.world_size
+    if per_rank == 1 and config.model == "alexnet-bn":
+        raise UsageError(
+            "alexnet-bn normalises over the batch, so it needs two pictures or more: use --batch-size 2 up"
+        )
+    asked = {"precision": config.precision, "backend": config.backend}
+    if stored is not None:
+        asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}
+    precision = choose_precision(asked["precision"], ranks.device)
+    with torch.device("meta"):  # refuses what cannot be built before anything is written
+        model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
+        for epoch in range(recipe.epochs):
+            feature_sizes(model.architecture, training_size(recipe, epoch, config.image_size))
+    steps = pictures // recipe.batch_size
+    record = {
+        "format": 1,
+        "model": config.model,
+        "image_size": config.image_size,
+        "seed": config.seed,
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "precision": precision.name,
+        "backend": asked["backend"],
+        "compile": config.compile is True,
+        "dataset": str(Path(config.dataset).resolve()),
+        "dataset_id": _dataset_id(Path(config.dataset)),
+        "splits": {name: split.records for name, split in info.splits.items()},
+        "num_classes": info.num_classes,
+        "num_workers": config.num_workers,
+        "pin_memory": config.pin_memory,
+        "device": ranks.device.type,
+        "world_size": ranks.world_size,
+        "checkpoint_every": config.checkpoint_every,
+        "max_steps": config.max_steps,
+        "hardware": hardware(ranks.device),
+        "versions": versions(),
+    }
+    total = steps * recipe.epochs
+    return Plan(
+        config=config, recipe=recipe, precision=precision, backend=asked["backend"], compile=config.compile is True,
+        per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
+        parameters=count_parameters(model), stop_at=min(total, config.max_steps or total), record=record,
+    )  # fmt: skip
+
+
+def _dataset_id(dataset: Path) -> str:
+    return hashlib.sha256((dataset / MANIFEST).read_bytes()).hexdigest()[:16]
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the run in `stored` another one than `asked`, in words; nothing where it is the same."""
+    for name in _FIXED:
+        old, new = stored.get(name), asked[name]
+        if name == "recipe" and isinstance(old, dict):
+            for field in new:
+                if old.get(field) != new[field]:
+                    yield f"{field} {_word(old.get(field))} there, {_word(new[field])} asked for"
+        elif old != new:
+            if name == "dataset_id":
+                yield f"it trained on other data, {stored.get('dataset')}"
+            else:
+                yield f"{name} {_word(old)} there, {_word(new)} asked for"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def resume_command(config: TrainConfig, run_dir: Path) -> str:
+    """The command line that goes on with this run."""
+    default = TrainConfig(dataset=config.dataset)
+    words = ["alexnet-fast", "train", str(config.dataset), "--run-dir", str(run_dir)]
+    for name in (
+        "model", "recipe", "epochs", "batch_size", "image_size", "lr", "precision", "backend", "num_workers", "device",
+        "seed", "checkpoint_every",
+    ):  # fmt: skip
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            words += [f"--{name.replace('_', '-')}", "epoch" if value is None else str(value)]
+    for name in ("pin_memory", "compile"):
+        if getattr(config, name) != "auto":
+            words += [f"--{name.replace('_', '-')}", "on" if getattr(config, name) else "off"]
+    for name, value in config.overrides.items():
+        words += ["--set", f"{name}={_word(value)}"]
+    return " ".join(map(shlex.quote, [*words, "--resume"]))
+
+
+def apply_loader_settings(config: TrainConfig, say: Say) -> TrainConfig:
+    """Fill what is left at auto from the recommendation of a bench-loader.json.
+
+    Raises:
+        UsageError: there is no such file, or it holds no recommendation.
+    """
+    if config.loader_settings is None:
+        return config
+    path = Path(config.loader_settings)
+    path = path / "bench-loader.json" if path.is_dir() else path
+    try:
+        advice = json.loads(path.read_text())["recommendation"]
+        known = {name: advice[name] for name in ("backend", "num_workers", "pin_memory") if name in advice}
+    except OSError as error:
+        raise UsageError(f"--loader-settings {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"--loader-settings {path} is not a bench-loader.json with a recommendation: make one with "
+            f"`alexnet-fast bench-loader {shlex.quote(str(config.dataset))} --out FOLDER`"
+        ) from None
+    chosen = {name: value for name, value in known.items() if getattr(config, name) == "auto" and value is not None}
+    if not chosen:
+        return config
+    say(f"loader settings of {path}: " + ", ".join(f"{name} {_word(value)}" for name, value in chosen.items()))
+    return replace(config, **chosen)

@@ -1,0 +1,248 @@
+"""Named sets of hyper-parameters. Each value can be overridden; a run's config.json holds those that it used.
+
+| recipe | what it is |
+|---|---|
+| fast | the default: the best accuracy for the time; batch size and learning rate follow the number of pictures |
+| paper | Krizhevsky, Sutskever, Hinton 2012, section 5: SGD, batch 128, rate 0.01 divided by 10 on a plateau |
+| notebook | what tutorials do: Adam at 1e-3, batch 64, 15 epochs |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..config import RECIPES, Augmentation, TrainConfig
+from ..errors import UsageError
+
+_MOST_EPOCHS = 100_000  # whose sizes of pictures are looked at one by one before a run begins
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "linear", "cosine", "plateau")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every hyper-parameter of a training run.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: pictures a step, over all ranks.
+        optimizer: 'sgd' (with `momentum`, and `nesterov` or not) or 'adam' (betas 0.9 and 0.999).
+        lr: peak learning rate.
+        weight_decay: L2 penalty as in the papers: added to the gradient.
+        decay_norms_and_biases: whether it holds for normalisation layers and biases too.
+        schedule: after the warm-up, 'constant', 'linear' or 'cosine' down to `final_lr` times the peak, or 'plateau':
+            times `plateau_factor` whenever the validation error has not fallen for `plateau_patience` epochs.
+        warmup: share of all steps in which the rate rises from 0 to its peak.
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+        dropout: of the network; None: the network's own.
+        stem_stride: of the network's first convolution; None: the network's own.
+        width: factor on the network's channels; 1 is the published network.
+        ema: decay per step of the running mean of the weights that is evaluated; 0: the weights themselves are.
+        clip: largest norm of the gradient; 0: none.
+        crop, area, flip: see `alexnet_fast.Augmentation`.
+        color_noise: standard deviation of the PCA colour noise (paper, section 4.1; 0.1 there); 0: none.
+        start_size: share of the image size at which training begins, growing in steps to the whole at `full_size_at`.
+        full_size_at: share of the epochs after which pictures have their whole size.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    optimizer: str = "sgd"
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay_norms_and_biases: bool = True
+    schedule: str = "constant"
+    warmup: float = 0.0
+    final_lr: float = 0.0
+    plateau_factor: float = 0.1
+    plateau_patience: int = 5
+    label_smoothing: float = 0.0
+    dropout: float | None = None
+    stem_stride: int | None = None
+    width: float = 1.0
+    ema: float = 0.0
+    clip: float = 0.0
+    crop: str = "resized"
+    area: tuple[float, float] = (0.08, 1.0)
+    flip: str = "random"
+    color_noise: float = 0.0
+    start_size: float = 1.0
+    full_size_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "area", Augmentation(crop=self.crop, area=self.area, flip=self.flip).area)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("plateau_patience", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name} must be a whole number from {least} up, got {value!r}")
+        if self.epochs > _MOST_EPOCHS:
+            raise UsageError(f"epochs must be at most {_MOST_EPOCHS:,}, got {self.epochs!r}")
+        for name in ("nesterov", "decay_norms_and_biases"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        _check_range("lr", self.lr, 0, math.inf, without_low=True)
+        _check_range("weight_decay", self.weight_decay, 0, math.inf)
+        _check_range("clip", self.clip, 0, math.inf)
+        _check_range("color_noise", self.color_noise, 0, math.inf)
+        for name in ("warmup", "final_lr", "full_size_at", "plateau_factor"):
+            _check_range(name, getattr(self, name), 0, 1)
+        for name in ("momentum", "label_smoothing", "ema"):
+            _check_range(name, getattr(self, name), 0, 1, without_high=True)
+        for name in ("width", "dropout"):
+            value = getattr(self, name)
+            if (value is not None or name == "width") and (
+                not isinstance(value, (int, float)) or isinstance(value, bool)
+            ):
+                raise UsageError(f"{name} must be a number, got {value!r}")
+        _check_range("start_size", self.start_size, 0, 1, without_low=True)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The keyword arguments of `alexnet_fast.create_model` among the hyper-parameters."""
+        return {"width": self.width, "dropout": self.dropout, "stem_stride": self.stem_stride}
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How the training loader cuts and mirrors."""
+        return Augmentation(crop=self.crop, area=self.area, flip=self.flip)
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _check_range(
+    name: str, value: object, low: float, high: float, *, without_low: bool = False, without_high: bool = False
+) -> None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not fits or value == math.inf or (without_low and value == low) or (without_high and value == high):
+        ends = f"{'above' if without_low else 'from'} {low} {'below' if without_high else 'to'} {high}"
+        raise UsageError(f"{name} must be a number {ends}, got {value!r}")
+
+
+_PAPER = Recipe(
+    name="paper",
+    epochs=90,
+    batch_size=128,
+    lr=0.01,
+    weight_decay=5e-4,
+    schedule="plateau",
+    crop="shorter-side",
+    color_noise=0.1,
+)
+_NOTEBOOK = Recipe(name="notebook", epochs=15, batch_size=64, optimizer="adam", lr=1e-3)
+_FAST = Recipe(
+    name="fast",
+    epochs=16,
+    batch_size=1024,
+    lr=0.01,
+    nesterov=True,
+    weight_decay=5e-4,
+    decay_norms_and_biases=False,
+    schedule="linear",
+    warmup=0.15,
+    label_smoothing=0.1,
+    dropout=0.2,  # few epochs underfit: 0.5 cost 13 points of top-1 after 4 epochs of ten classes of Tiny ImageNet
+    area=(0.25, 1.0),
+    flip="alternate",
+)
+_FAST_STEPS_AN_EPOCH = 75  # below these, a smaller batch learns more from the same pictures
+_NAMED = {"fast": _FAST, "paper": _PAPER, "notebook": _NOTEBOOK}
+
+
+def fast_batch_size(pictures: int) -> int:
+    """The batch size of `fast`: the power of two that gives about 75 steps an epoch or more, from 16 to 1,024."""
+    exponent = int(math.log2(max(1.0, pictures / _FAST_STEPS_AN_EPOCH)))
+    return 1 << max(4, min(10, exponent))
+
+
+def choose_recipe(config: TrainConfig, pictures: int) -> Recipe:
+    """The recipe that `config` names, with its overrides, for a training split of so many pictures.
+
+    Raises:
+        UsageError: an override is unknown or out of its range; the text says which.
+    """
+    known = [f.name for f in fields(Recipe) if f.name != "name"]
+    unknown = sorted(set(config.overrides) - set(known))
+    if unknown:
+        raise UsageError(f"no hyper-parameter is called {unknown[0]!r}; there are: {', '.join(known)}")
+    given: dict[str, Any] = dict(config.overrides)
+    for name in ("epochs", "batch_size", "lr"):
+        value = getattr(config, name)
+        if value is not None:
+            if name in given and given[name] != value:
+                raise UsageError(f"{name} was given twice: {value!r} and {given[name]!r}")
+            given[name] = value
+    if isinstance(given.get("area"), list):
+        given["area"] = tuple(given["area"])
+    recipe = _NAMED[config.recipe]
+    if config.recipe == "fast":
+        batch_size = given.get("batch_size", fast_batch_size(pictures))
+        recipe = replace(recipe, batch_size=batch_size, lr=_fast_lr(config.model, batch_size))
+    return replace(recipe, **given)
+
+
+def _fast_lr(model: str, batch_size: int) -> float:
+    """In proportion to the square root of the batch; batch norm takes larger steps."""
+    # Without normalisation, twice this rate cost 26 points of top-1 after 4 epochs of ten classes of Tiny ImageNet.
+    at_64 = 0.05 if model == "alexnet-bn" else 0.01
+    return round(at_64 * math.sqrt(batch_size / 64), 6)
+
+
+def named_recipes() -> Mapping[str, Recipe]:
+    """The recipes as written, before they are fitted to a data set."""
+    return {name: _NAMED[name] for name in RECIPES}
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int, plateau_scale: float = 1.0) -> float:
+    """The rate of optimiser step `step`, counted from 0, of `total_steps`.
+
+    Args:
+        plateau_scale: what the plateaus met so far have made of the rate, for that schedule.
+    """
+    warmup_steps = recipe.warmup * total_steps
+    if step < warmup_steps:
+        return recipe.lr * (step + 1) / (warmup_steps + 1)
+    if recipe.schedule == "plateau":
+        return recipe.lr * plateau_scale
+    if recipe.schedule == "constant":
+        return recipe.lr
+    done = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+    left = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * left)
+
+
+def training_size(recipe: Recipe, epoch: int, image_size: int) -> int:
+    """Side of the training pictures in `epoch`, counted from 0: grows from start_size to the whole, in eighths."""
+    grown = 1.0 if recipe.full_size_at == 0 else min(1.0, epoch / (recipe.full_size_at * recipe.epochs))
+    share = recipe.start_size + (1 - recipe.start_size) * grown
+    step = max(1, image_size // 8)
+    return max(1, min(image_size, image_size - step * math.floor((1 - share) * image_size / step + 1e-9)))
+
+
+@dataclass
+class Plateau:
+    """What the 'plateau' schedule remembers: the best validation error, and how long ago it was."""
+
+    best: float = math.inf
+    bad_epochs: int = 0
+    scale: float = 1.0
+
+    def update(self, recipe: Recipe, error: float) -> None:
+        """Take in an epoch's validation error; a scale below 1 is how far the rate has been lowered."""
+        if error < self.best:
+            self.best, self.bad_epochs = error, 0
+            return
+        self.bad_epochs += 1
+        if recipe.schedule == "plateau" and self.bad_epochs > recipe.plateau_patience:
+            self.scale *= recipe.plateau_factor
+            self.bad_epochs = 0

@@ -1,0 +1,237 @@
+"""Training: the loop, what one epoch is, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..dataset import DatasetInfo, read_dataset_info
+from ..errors import UsageError
+from ..models import measured_gain
+from .checkpoint import BEST, LAST, newest_checkpoint
+from .distributed import Ranks, join_ranks
+from .log import duration
+from .plan import Plan, Say, apply_loader_settings, differences, make_plan, resume_command
+from .run_folder import RunFolder, default_run_dir
+from .stopping import Stops
+from .trainer import Trainer
+
+_WAIT_WORTH_A_WORD = 0.2
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        run_dir: where everything is.
+        rows: one per epoch, as in metrics.jsonl.
+        best: the row of the best epoch by validation top-1; None where there is no val split or no whole epoch.
+        finished: False where max_steps ended the run before its epochs.
+        step: optimiser steps done in all.
+        seconds: wall time of the run, over all its starts; of them warm_up_seconds until the end of the last start's
+            first step: workers, compilation, first allocations.
+        dataset: that it trained on.
+        loader_measured: the loader's settings are a measurement's, so that there is no point in asking for one.
+    """
+
+    run_dir: Path
+    rows: list[dict[str, Any]]
+    best: dict[str, Any] | None
+    finished: bool
+    step: int
+    seconds: float
+    warm_up_seconds: float
+    dataset: Path
+    loader_measured: bool = False
+
+    def closing_lines(self) -> str:
+        """What to tell the person who started it: the result, where it is, and what to do next."""
+        from ..plots import fit_verdict
+
+        lines = []
+        if self.best is not None:
+            lines.append(
+                f"best epoch {self.best['epoch']}: validation top-1 {self.best['val_top1']:.2%}, "
+                f"top-5 {self.best['val_top5']:.2%}, loss {self.best['val_loss']:.4f}"
+            )
+        elif self.rows:
+            lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; no val split, so nothing was validated")
+        if not self.finished:
+            lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
+        if self.finished and self.best is not None:
+            lines.append(fit_verdict(self.rows))
+        waits = [row["data_wait"] for row in self.rows]
+        if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD and not self.loader_measured:
+            lines.append(
+                f"{sum(waits) / len(waits):.0%} of the training time went by waiting for data: "
+                f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
+            )
+        warm_up = f" ({duration(self.warm_up_seconds)} of warm-up)" if self.warm_up_seconds else ""
+        lines.append(f"{self.step} steps in {duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
+        if self.best is not None:
+            lines.append(f"next: alexnet-fast evaluate {_quote(self.run_dir)} {_quote(self.dataset)}")
+        return "\n".join(lines)
+
+
+def train(config: TrainConfig, *, say: Say | None = None) -> TrainResult | None:
+    """Train as `config` asks, or go on with a run; under torchrun, as one of its processes.
+
+    Args:
+        say: what to do with each line of the log; None prints it.
+
+    Returns:
+        The result; None on ranks other than 0.
+
+    Raises:
+        UsageError: the data set, the options or the run folder do not fit; the text says what to change.
+        DamagedDataError: a record, or the checkpoint, is damaged.
+        StoppedError: Ctrl-C or SIGTERM; a checkpoint was written.
+        AlexNetFastError: the loss is not a number any more, or the disk is full.
+    """
+    with join_ranks(config.device) as ranks, Stops() as stops:
+        return _train(config, ranks, stops, (say or _print) if ranks.is_main else lambda line: None)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainResult | None:
+    config = apply_loader_settings(config, say)
+    info = read_dataset_info(config.dataset)
+    _check_dataset(config, info)
+    run_dir = Path(ranks.on_main(lambda: str(_run_dir(config))))
+    folder: RunFolder | None = None
+    try:
+        if ranks.is_main:
+            folder = _open_folder(ranks, run_dir, config)
+        else:
+            ranks.on_main(lambda: None)
+        stored = ranks.on_main(lambda: folder.read_config() if folder is not None else None)
+        plan = make_plan(config, info, ranks, stored)
+        ranks.on_main(lambda: _settle(folder, plan, config, stored))
+        saved = newest_checkpoint(run_dir) if stored is not None else None
+        trainer = Trainer(plan, info, ranks, folder, stops, say)
+        _introduce(plan, info, ranks, run_dir, say)
+        if saved is not None:
+            state, path = saved
+            trainer.load(state)
+            say(f"going on from {path.name}: epoch {trainer.epoch + 1}, step {trainer.step}")
+        elif config.resume:
+            say(f"{run_dir} holds no checkpoint yet: starting at the beginning")
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+        return _finish(trainer, plan, folder) if folder is not None else None
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def _open_folder(ranks: Ranks, run_dir: Path, config: TrainConfig) -> RunFolder:
+    """Open on the main process, in a way that lets the others learn of a refusal."""
+    opened: list[RunFolder] = []
+    ranks.on_main(lambda: opened.append(RunFolder(run_dir, resume=config.resume)))
+    return opened[0]
+
+
+def _run_dir(config: TrainConfig) -> Path:
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    if config.resume:
+        raise UsageError("--resume needs the run folder to go on with: add --run-dir FOLDER")
+    return default_run_dir(config.model, config.recipe)
+
+
+def _check_dataset(config: TrainConfig, info: DatasetInfo) -> None:
+    if "train" not in info.splits:
+        raise UsageError(
+            f"{config.dataset} has no train split (it has: {', '.join(info.splits) or 'none'}): "
+            "pack a source that has one, or name it with `pack --split train`"
+        )
+    if not info.splits["train"].labelled:
+        raise UsageError(f"the train split of {config.dataset} has no labels, so there is nothing to learn from it")
+
+
+def _settle(folder: RunFolder | None, plan: Plan, config: TrainConfig, stored: dict[str, Any] | None) -> None:
+    """Write config.json, or make sure that the run which is there is the one asked for."""
+    assert folder is not None
+    if stored is None and folder.has_checkpoint():
+        raise UsageError(f"{folder.path} holds checkpoints without their config.json: give another --run-dir")
+    if stored is not None:
+        found = list(differences(stored, plan.record))
+        if found:
+            raise UsageError(
+                f"{folder.path} holds another run ({'; '.join(found)}): "
+                "resume it with its own options, or give another --run-dir"
+            )
+    folder.write_config({**plan.record, "command": resume_command(config, folder.path)})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words at the beginning and the end
+
+
+def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: Path, say: Say) -> None:
+    recipe, precision = plan.recipe, plan.precision
+    say(
+        f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {info.num_classes} classes, "
+        f"{plan.config.image_size} pixels) on {info.split('train').records:,} pictures; run folder {run_dir}"
+    )
+    say(
+        f"recipe {recipe.name}: {recipe.epochs} epochs of {plan.steps_per_epoch} steps, batch {recipe.batch_size}, "
+        f"{recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}"
+    )
+    gain = measured_gain(precision)
+    measured = f"; a matrix product runs {gain:.1f} times as fast as in fp32" if gain is not None else ""
+    count = f"{ranks.world_size} processes, each on " if ranks.world_size > 1 else ""
+    say(f"precision {precision.name} on {count}{ranks.device} ({precision.reason}{measured})")
+    if "val" not in info.splits:
+        say("the data set has no val split: nothing will be validated, and no best epoch chosen")
+    elif not info.splits["val"].labelled:
+        say("the val split has no labels: nothing will be validated, and no best epoch chosen")
+
+
+def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
+    from ..plots import fit_verdict
+
+    trainer.draw()
+    rows = trainer.rows
+    best = trainer.best_row()
+    result = TrainResult(
+        run_dir=folder.path, rows=rows, best=best, finished=trainer.step >= plan.total_steps, step=trainer.step,
+        seconds=trainer.seconds, warm_up_seconds=trainer.warm_up_seconds, dataset=Path(plan.config.dataset),
+        loader_measured=plan.config.loader_settings is not None,
+    )  # fmt: skip
+    folder.write_summary(
+        {
+            "best": best,
+            "last": rows[-1] if rows else None,
+            "totals": {
+                "epochs": len(rows),
+                "steps": trainer.step,
+                "pictures": trainer.step * plan.recipe.batch_size,
+                "seconds": round(trainer.seconds, 3),
+                "training_seconds": round(sum(row["seconds"] for row in rows), 3),
+                "warm_up_seconds": round(trainer.warm_up_seconds, 3),
+                "parameters": plan.parameters,
+            },
+            "finished": result.finished,
+            "verdict": fit_verdict(rows),
+            "checkpoint": BEST if best is not None else LAST,
+            "hardware": plan.record["hardware"],
+            "versions": plan.record["versions"],
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+    )
+    return result
+
+
+def _quote(path: Path | str) -> str:
+    return shlex.quote(str(path))

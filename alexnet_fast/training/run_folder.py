@@ -1,0 +1,165 @@
+"""The folder that a training run leaves, and the rules on who may write into it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DamagedDataError, UsageError
+from ..system import write_file_atomically
+from .checkpoint import BEST, LAST, PREVIOUS
+
+CONFIG, METRICS, CURVES, SUMMARY = "config.json", "metrics.jsonl", "curves.png", "summary.json"
+_LOCK = ".lock"
+# What a process leaves that was killed while it wrote one of its files.
+_LEFTOVERS = re.compile(r"\.(config\.json|metrics\.jsonl|summary\.json)\.\d+\.tmp|\.(last|previous|best)\.pt\.tmp")
+
+
+class RunFolder:
+    """An open run folder; one process at a time may hold it. The lock goes with the process, however it ends.
+
+    Raises:
+        UsageError: it is in use, or holds something else than what was asked for.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"the run folder {path} is a file: give another --run-dir")
+        if not resume and (path / CONFIG).exists():
+            raise UsageError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / _LOCK, "a")  # noqa: SIM115 - held until close
+        except OSError as error:
+            raise UsageError(f"the run folder {path} cannot be written: {error.strerror}") from None
+        if not _try_lock(self._lock.fileno()):
+            self._lock.close()
+            raise UsageError(f"{path} is in use by another training process: wait for it, or give another --run-dir")
+        for entry in path.iterdir():
+            if _LEFTOVERS.fullmatch(entry.name):
+                entry.unlink()
+        self._tensorboard: Any = None
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+        if not self._lock.closed:
+            self._lock.close()  # the file stays: removing it would let two others lock two files of that name
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The config.json that is there, None where there is none."""
+        return read_config(self.path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        _write_json(self.path / CONFIG, config)
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl hold exactly these lines."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_file_atomically(self.path / METRICS, text.encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        _write_json(self.path / SUMMARY, summary)
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was ever written here."""
+        return any((self.path / name).exists() for name in (LAST, PREVIOUS, BEST))
+
+    def log_to_tensorboard(self, row: Mapping[str, Any], *, first: bool) -> None:
+        """Write one epoch's numbers for TensorBoard, where it is installed."""
+        if self._tensorboard is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            epoch = int(row["epoch"])
+            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=None if first else epoch)
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self._tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+        self._tensorboard.flush()
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """config.json of a run folder, None where there is none."""
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DamagedDataError(f"{folder / CONFIG} is damaged ({error}): give another --run-dir") from None
+    if not isinstance(content, dict):
+        raise DamagedDataError(f"{folder / CONFIG} is damaged (not an object): give another --run-dir")
+    return content
+
+
+def default_run_dir(model: str, recipe: str) -> Path:
+    """runs/MODEL-RECIPE-DATE, with a number behind it where that is taken."""
+    base = Path("runs") / f"{model}-{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = base, 2
+    while path.exists():
+        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    import numpy
+    import torch
+
+    from ..version import __version__
+
+    return {
+        "alexnet_fast": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(numpy.__version__),
+    }
+
+
+def hardware(device: Any) -> dict[str, Any]:
+    """The machine, in words: processor, cores, memory, GPU."""
+    import torch
+
+    from ..system import usable_cores
+
+    system = f"{platform.system()} {platform.machine()}"
+    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": usable_cores(), "system": system}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["gpu_memory_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_file_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: the folder's rules still hold, but two processes at once are not told apart
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""Counting a network's hits: one pass over batches, summed on the device, each record once over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.functional import cross_entropy, softmax
+
+from ..loaders import Batch
+from ..models import AlexNet, Precision, copy_for_computing
+from .distributed import Ranks
+
+TTA = ("none", "flip", "ten-crop")
+
+
+@dataclass
+class Scores:
+    """What one pass found.
+
+    Attributes:
+        pictures: over all ranks. loss: mean cross-entropy, nats. top1, top5: fractions.
+        classes, probabilities: with ``keep=True``, (pictures, 5 or fewer) on the CPU, most likely first, in the order
+            of the batches of this rank.
+        labels: with ``keep=True``, (pictures,).
+    """
+
+    pictures: int
+    loss: float
+    top1: float
+    top5: float
+    classes: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
+    probabilities: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+
+def predict_logits(model: AlexNet, images: torch.Tensor, precision: Precision, tta: str = "none") -> torch.Tensor:
+    """Float32 log-probabilities or logits (N, classes) of one batch.
+
+    With 'flip' the logits of each picture and its mirror image are averaged. With 'ten-crop' `images` are larger than
+    the network's pictures (256 for 224), and the softmaxes of four corners, the centre and their mirror images are
+    averaged (Krizhevsky et al. 2012, section 4.1).
+    """
+    with precision.autocast():
+        if tta == "none":
+            return model(images).float()  # type: ignore[no-any-return]
+        if tta == "flip":
+            return (model(images).float() + model(images.flip(3)).float()) / 2  # type: ignore[no-any-return]
+        size = model.image_size
+        margin = images.shape[-1] - size
+        places = ((0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2))
+        total: torch.Tensor | float = 0.0
+        for top, left in places:
+            crop = images[:, :, top : top + size, left : left + size]
+            total = total + softmax(model(crop).float(), 1) + softmax(model(crop.flip(3)).float(), 1)
+    assert isinstance(total, torch.Tensor)
+    return (total / 10).log()
+
+
+@torch.no_grad()
+def score(
+    model: AlexNet,
+    batches: Iterable[Batch],
+    precision: Precision,
+    ranks: Ranks,
+    *,
+    tta: str = "none",
+    keep: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> Scores:
+    """Loss, top-1 and top-5 of `model` over `batches`; nothing waits for the device until the end.
+
+    The model is left in evaluation mode. With fewer than five classes top-5 counts them all.
+    """
+    network = copy_for_computing(model.eval(), precision)
+    wide = torch.float32 if ranks.device.type == "mps" else torch.float64
+    sums = torch.zeros(4, dtype=wide, device=ranks.device)
+    kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for images, labels in batches:
+        logits = predict_logits(network, images, precision, tta)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best == labels[:, None]
+        loss = cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
+        sums += torch.stack([loss.to(wide), hits[:, 0].sum().to(wide), hits.sum().to(wide), _ones(labels, wide)])
+        if keep:
+            kept.append((best, softmax(logits, 1).gather(1, best), labels))
+        if advance is not None:
+            advance(len(labels))
+    loss_sum, top1, top5, count = ranks.sum(sums).tolist()
+    n = max(1, round(count))
+    result = Scores(round(count), loss_sum / n, top1 / n, top5 / n)
+    if kept:
+        columns = [torch.cat(column).cpu() for column in zip(*kept, strict=True)]
+        result.classes, result.probabilities, result.labels = columns
+    return result
+
+
+def _ones(labels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.full((), len(labels), dtype=dtype, device=labels.device)

@@ -1,0 +1,182 @@
+"""Predicting people's own pictures, and handing the network to other programs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import alexnet_fast as af
+from alexnet_fast.errors import DamagedDataError, UsageError
+from alexnet_fast.evaluation import evaluate, export, predict
+from alexnet_fast.evaluation.predict import load_picture
+from alexnet_fast.inspection import read_picture
+
+
+@pytest.fixture(scope="module")
+def trained(packed, tmp_path_factory):
+    """A run folder of a small network after a few steps."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    af.train(
+        af.TrainConfig(
+            dataset=packed, run_dir=run, model="alexnet-bn", image_size=32, epochs=2, batch_size=8, precision="fp32",
+            backend="torchvision", num_workers=0, overrides={"width": 0.1}, device="cpu", compile="off",
+        )
+    )  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("my pictures 图片")
+    colours = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    image = Image.fromarray(colours)
+    image.save(folder / "a.jpg")
+    image.save(folder / "b.png")
+    image.convert("L").save(folder / "c.webp")
+    image.convert("RGBA").save(folder / "d.png")
+    image.convert("P").save(folder / "e.gif")
+    image.convert("CMYK").save(folder / "f.tif")
+    Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(folder / "g.png")
+    (folder / "sub").mkdir()
+    image.save(folder / "sub" / "h.bmp")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_every_format_and_folder_is_predicted(trained, pictures):
+    result = predict(trained, [pictures, pictures / "a.jpg"], top=2, device="cpu")
+    assert [p.path.name for p in result.predictions] == [
+        "a.jpg", "b.png", "c.webp", "d.png", "e.gif", "f.tif", "g.png", "h.bmp", "a.jpg",
+    ]  # fmt: skip
+    for prediction in result.predictions:
+        first, second = prediction.guesses
+        assert 1 >= first.probability >= second.probability >= 0
+        assert first.wnid.startswith("n0000000")
+    assert "my pictures 图片" in result.closing_lines()
+
+
+def test_predictions_are_those_of_evaluation(trained, packed, tmp_path):
+    reader = af.ShardReader(packed, "val")
+    paths = []
+    for record in range(len(reader)):
+        paths.append(tmp_path / f"{record:03d}.png")
+        Image.fromarray(read_picture(reader, record)).save(paths[-1])
+    reader.close()
+    found = predict(trained, paths, top=1, device="cpu")
+    expected = evaluate(trained, packed, device="cpu", precision="fp32", backend="torchvision", num_workers=0)
+    guesses = np.array([p.guesses[0].probability for p in found.predictions])
+    assert np.allclose(guesses, expected.probabilities[:, 0], atol=0.02)
+    same = [p.guesses[0].index for p in found.predictions] == expected.predictions[:, 0]
+    assert same.mean() > 0.9
+
+
+def test_the_result_is_written_as_json(trained, pictures, tmp_path):
+    predict(trained, [pictures / "a.jpg"], top=3, device="cpu").write_json(tmp_path / "p.json")
+    content = json.loads((tmp_path / "p.json").read_text())
+    (picture,) = content["pictures"]
+    assert len(picture["classes"]) == 3
+    assert set(picture["classes"][0]) == {"index", "wnid", "name", "probability"}
+
+
+def test_a_broken_picture_among_others_is_named_and_the_others_are_predicted(trained, pictures, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((pictures / "a.jpg").read_bytes()[:300])
+    result = predict(trained, [broken, pictures / "a.jpg"], device="cpu")
+    assert [p.path.name for p in result.predictions] == ["a.jpg"]
+    assert [path.name for path, _ in result.unreadable] == ["broken.jpg"]
+    assert "not read" in result.closing_lines()
+    with pytest.raises(DamagedDataError, match=r"broken\.jpg"):
+        predict(trained, [broken], device="cpu")
+
+
+def test_orientation_is_followed_and_transparency_is_white(tmp_path):
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.fromarray(half).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    seen = load_picture(tmp_path / "turned.jpg", 32)
+    assert seen[:, 2].float().mean() < 30 < 220 < seen[:, -3].float().mean()
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (load_picture(tmp_path / "clear.png", 32) == 255).all()
+
+
+def test_torchvisions_weights_are_a_run(tmp_path, pictures):
+    torch.manual_seed(0)
+    network = torchvision.models.alexnet(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "alexnet.pth")
+    result = predict(tmp_path / "alexnet.pth", [pictures / "a.jpg"], top=1, device="cpu")
+    pixels = load_picture(pictures / "a.jpg", 224)[None].float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = network((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)).softmax(1)[0]
+    (guess,) = result.predictions[0].guesses
+    assert guess.index == int(expected.argmax())
+    assert guess.probability == pytest.approx(float(expected.max()), rel=1e-3)
+    assert guess.name == torchvision.models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"][guess.index]
+
+
+@pytest.mark.parametrize("ending", ["onnx", "safetensors", "pt2"])
+def test_an_exported_network_computes_the_same_and_knows_its_classes(trained, pictures, tmp_path, ending):
+    target = tmp_path / f"model.{ending}"
+    assert "checked" in export(trained, target)
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    pixels = load_picture(pictures / "a.jpg", 32)[None]
+    (expected,) = predict(trained, [pictures / "a.jpg"], top=4, device="cpu").predictions
+    shares, content = run_exported(target, pixels)
+    for guess in expected.guesses:
+        assert float(shares[0, guess.index]) == pytest.approx(guess.probability, abs=1e-4)
+    assert [c["name"] for c in content["classes"]] == [f"class {i}" for i in range(4)]
+    assert content["preprocessing"]["centre_crop"] == 32
+    assert content["preprocessing"]["resize_shorter_side"] == 37
+
+
+def run_exported(path, pixels):
+    """Probabilities of `pixels` by the exported file, without this package's help, and its metadata."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map["alexnet_fast"]
+        return session.run(None, {"pixels": pixels.numpy()})[0], json.loads(text)
+    if path.suffix == ".pt2":
+        held = {"alexnet_fast.json": ""}
+        program = torch.export.load(path, extra_files=held)
+        return program.module()(pixels).detach(), json.loads(held["alexnet_fast.json"])
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["alexnet_fast"])
+    model = af.create_model(content["model"], len(content["classes"]), content["image_size"], width=content["width"])
+    model.load_state_dict(load_file(path))
+    mean, std = (torch.tensor(content["preprocessing"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        return model.eval()((pixels.float() / 255 - mean) / std).softmax(1), content
+
+
+def test_other_endings_are_refused(trained, tmp_path):
+    with pytest.raises(UsageError, match=r"\.onnx"):
+        export(trained, tmp_path / "model.tflite")
+
+
+def test_a_report_is_one_page_with_everything_in_it(trained, packed, tmp_path):
+    result = evaluate(trained, packed, device="cpu", backend="torchvision", num_workers=0, report=tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
+    assert f"{result.top1:.2%}" in page
+    assert page.count("<figure>") == result.pictures  # few enough to show each of them
+    assert page.count("data:image/png") == 2  # curves and confusion
+    assert "http" not in page.replace("http-equiv", "")
+    for label in range(4):
+        assert f"class {label}" in page
+    lines = result.closing_lines().splitlines()
+    assert lines[2].startswith("hardest classes: class")
+    assert lines[-1] == f"report: {tmp_path / 'report' / 'index.html'}"
+    with pytest.raises(UsageError, match="is a file"):
+        evaluate(trained, packed, device="cpu", backend="torchvision", num_workers=0, report=packed / "dataset.json")

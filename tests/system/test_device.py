@@ -1,0 +1,77 @@
+"""Cores and memory that a process may use, read from made-up cgroup trees, and the choice of a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast import UsageError
+from alexnet_fast.system import available_memory, cgroup_cpu_quota, choose_device, usable_cores
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_cgroup_v2_quota_is_the_smallest_on_the_way_up(tmp_path: Path) -> None:
+    write(tmp_path / "self", "0::/a/b\n")
+    write(tmp_path / "cpu.max", "max 100000\n")
+    write(tmp_path / "a/cpu.max", "150000 100000\n")
+    write(tmp_path / "a/b/cpu.max", "400000 100000\n")
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "self") == 1.5
+
+
+def test_cgroup_v1_quota(tmp_path: Path) -> None:
+    write(tmp_path / "self", "5:cpu,cpuacct:/job\n4:memory:/job\n")
+    write(tmp_path / "cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path / "cpu/cpu.cfs_period_us", "100000\n")
+    write(tmp_path / "cpu/job/cpu.cfs_quota_us", "250000\n")
+    write(tmp_path / "cpu/job/cpu.cfs_period_us", "100000\n")
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "self") == 2.5
+
+
+def test_no_cgroup_means_no_quota(tmp_path: Path) -> None:
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "missing") is None
+    write(tmp_path / "cpu.max", "nonsense\n")
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "missing") is None
+
+
+def test_memory_limits_of_both_cgroup_versions(tmp_path: Path) -> None:
+    write(tmp_path / "v2/self", "0::/a\n")
+    write(tmp_path / "v2/a/memory.max", str(64 << 20))
+    write(tmp_path / "v2/a/memory.current", str(50 << 20))
+    write(tmp_path / "v2/a/memory.stat", f"anon 1\ninactive_file {10 << 20}\n")
+    assert available_memory(tmp_path / "v2", tmp_path / "v2/self") == 24 << 20
+    write(tmp_path / "v1/self", "4:memory:/job\n")
+    write(tmp_path / "v1/memory/job/memory.limit_in_bytes", str(64 << 20))
+    write(tmp_path / "v1/memory/job/memory.usage_in_bytes", str(60 << 20))
+    write(tmp_path / "v1/memory/job/memory.stat", f"total_inactive_file {1 << 20}\n")
+    assert available_memory(tmp_path / "v1", tmp_path / "v1/self") == 5 << 20
+    free = available_memory(tmp_path / "none", tmp_path / "none/self")
+    assert free is None or free > 64 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+def test_affinity_counts() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from alexnet_fast.device import usable_cores; print(usable_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_device_is_chosen_or_refused_with_a_remedy() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--device auto or cpu"):
+            choose_device("cuda:1")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(UsageError, match="mps"):
+            choose_device("mps")

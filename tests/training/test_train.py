@@ -1,0 +1,233 @@
+"""Training through its public interface: what a run leaves, what it refuses, and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_samples, pack_pictures
+
+from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
+from alexnet_fast.training import load_run
+from alexnet_fast.training.checkpoint import load_checkpoint
+from alexnet_fast.training.log import duration
+from alexnet_fast.training.run_folder import RunFolder
+
+# 1/16 of the channels at 32 pixels: 0.1 M parameters, a step of some milliseconds.
+SMALL = {"width": 0.0625, "dropout": 0.3, "ema": 0.5}
+
+
+def small_config(dataset: Path, run_dir: Path, **changes) -> TrainConfig:
+    config = TrainConfig(
+        dataset=dataset, run_dir=run_dir, model="alexnet", recipe="notebook", epochs=2, batch_size=16, image_size=32,
+        overrides=SMALL, num_workers=1, device="cpu", precision="fp32",
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+def quietly(config: TrainConfig):
+    lines: list[str] = []
+    result = train(config, say=lines.append)
+    assert result is not None
+    return result, lines
+
+
+def assert_same(a, b, where="state"):
+    """Bit for bit, through dicts, lists and tensors."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if key not in ("clock", "images_per_s", "data_wait", "seconds", "max_steps", "checkpoint_every"):
+                assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def test_a_run_folder_holds_all_of_it(packed_small, tmp_path):
+    result, lines = quietly(small_config(packed_small, tmp_path / "run"))
+    run = tmp_path / "run"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.rows and [row["epoch"] for row in rows] == [1, 2]
+    assert list(rows[0]) == [
+        "epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "lr", "images_per_s", "data_wait",
+        "seconds",
+    ]  # fmt: skip
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("train_top1", "val_top1", "val_top5", "data_wait"))
+    assert rows[0]["val_top5"] == 1.0  # four classes
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["lr"] == 1e-3 and config["recipe"]["width"] == 0.0625 and config["precision"] == "fp32"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["last"] == rows[-1] and summary["best"] == result.best and summary["finished"]
+    assert summary["totals"]["steps"] == 6 and summary["totals"]["pictures"] == 96
+    assert summary["versions"]["torch"] == torch.__version__ and summary["hardware"]["cores"] >= 1
+    assert summary["verdict"].endswith(".")
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    state = load_checkpoint(run / "last.pt")
+    assert {"model", "optimizer", "scaler", "ema", "order", "config", "classes"} <= state.keys()
+    assert state["order"] == {"seed": 0, "epoch": 2, "step": 0}
+    assert load_run(run).path.name == "best.pt"
+    assert any("precision fp32" in line for line in lines) and "evaluate" in result.closing_lines()
+
+
+def test_it_learns(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", model="alexnet-bn", epochs=6, batch_size=8, recipe="fast")
+    result, _ = quietly(replace(config, overrides={"width": 0.125, "dropout": 0.0}))
+    assert result.best["val_top1"] > 0.6  # chance is 25%
+
+
+@pytest.mark.parametrize("stop", [2, 3])  # within an epoch, at its end
+@pytest.mark.parametrize("model", ["alexnet", "alexnet-bn"])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(packed_small, tmp_path, stop, model):
+    whole = small_config(packed_small, tmp_path / "whole", model=model, seed=3)
+    if model == "alexnet-bn":  # everything at once: bf16 where it is fast, growing pictures, noise, momentum
+        overrides = {**SMALL, "start_size": 0.75, "full_size_at": 0.5, "color_noise": 0.1, "clip": 1.0}
+        whole = replace(whole, recipe="fast", precision="auto", overrides=overrides)
+    part = replace(whole, run_dir=tmp_path / "part")
+    uninterrupted, _ = quietly(whole)
+    first, _ = quietly(replace(part, max_steps=stop))
+    assert not first.finished and first.step == stop
+    second, lines = quietly(replace(part, resume=True))
+    assert second.finished and any(f"step {stop}" in line for line in lines)
+    ends = [load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "part")]
+    assert_same(*ends)
+    assert_same(uninterrupted.rows, second.rows)
+
+
+def test_resuming_a_finished_run_changes_nothing(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", epochs=1)
+    quietly(config)
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    result, _ = quietly(replace(config, resume=True))
+    assert result.finished and len(result.rows) == 1
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_resuming_from_an_empty_folder_starts_at_the_beginning(packed_small, tmp_path):
+    result, lines = quietly(small_config(packed_small, tmp_path / "run", epochs=1, resume=True))
+    assert result.finished and any("no checkpoint yet" in line for line in lines)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", checkpoint_every=1)
+    whole, _ = quietly(replace(config, run_dir=tmp_path / "whole"))
+    quietly(replace(config, max_steps=5))
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    result, lines = quietly(replace(config, resume=True))
+    assert any("previous.pt" in line and "step 4" in line for line in lines)
+    assert_same(whole.rows, result.rows)
+
+
+@pytest.mark.parametrize(("every", "previous"), [("0.001s", 5), (2, 4), ("epoch", 3)])
+def test_checkpoints_within_an_epoch_go_by_time_or_steps(packed_small, tmp_path, every, previous):
+    result, _ = quietly(small_config(packed_small, tmp_path / "run", checkpoint_every=every))
+    assert result.step == 6  # two epochs of three
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 6
+    assert load_checkpoint(tmp_path / "run" / "previous.pt")["step"] == previous
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pt")) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_the_log_says_how_long_the_run_has_to_go(packed_small, tmp_path):
+    _, lines = quietly(small_config(packed_small, tmp_path / "run"))
+    first, last = (line for line in lines if line.startswith("epoch "))
+    assert first.endswith(" s left") and not last.endswith("left")
+    assert duration(0.25) == "0.2 s" and duration(245) == "4 min 5 s" and duration(7620) == "2 h 7 min"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed 0 there, 1 asked for"),
+        ({"model": "alexnet-owt"}, "model alexnet there, alexnet-owt asked for"),
+        ({"lr": 0.5}, "lr 0.001 there, 0.5 asked for"),
+        ({"epochs": 9}, "epochs 2 there, 9 asked for"),
+        ({"image_size": 48}, "image_size 32 there, 48 asked for"),
+    ],
+)
+def test_resuming_with_other_options_is_refused_by_name(packed_small, tmp_path, change, named):
+    config = small_config(packed_small, tmp_path / "run", max_steps=1)
+    quietly(config)
+    with pytest.raises(UsageError, match=named):
+        train(replace(config, resume=True, **change), say=lambda line: None)
+
+
+def test_resuming_on_other_data_is_refused(packed_small, packed, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", max_steps=1)
+    quietly(config)
+    with pytest.raises(UsageError, match="trained on other data"):
+        train(replace(config, resume=True, dataset=packed), say=lambda line: None)
+
+
+def test_a_folder_that_holds_a_run_or_is_in_use_is_refused(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", max_steps=1)
+    quietly(config)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(config, say=lambda line: None)
+    other = RunFolder(tmp_path / "run", resume=True)
+    try:
+        with pytest.raises(UsageError, match="in use by another training process"):
+            train(replace(config, resume=True), say=lambda line: None)
+    finally:
+        other.close()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(packed_small, tmp_path):
+    with pytest.raises(AlexNetFastError, match=r"the loss is no number any more .* lower --lr than 1e\+30"):
+        train(small_config(packed_small, tmp_path / "run", lr=1e30), say=lambda line: None)
+
+
+def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run")
+    for change, message in (
+        ({"dataset": tmp_path / "nowhere"}, "not a packed data set"),
+        ({"batch_size": 54}, "more than the 53 training pictures"),
+        ({"checkpoint_every": "soon"}, "a number of steps, a time such as 90s, 10m or 1h, or epoch, got 'soon'"),
+        ({"checkpoint_every": "-5m"}, "checkpoint_every must be"),
+        ({"overrides": {"colour": 1}}, "no hyper-parameter is called 'colour'"),
+        ({"overrides": {"ema": 1.0}}, "ema must be a number from 0 below 1"),
+        ({"model": "alexnet-bn", "batch_size": 1}, "two pictures or more"),
+        ({"image_size": 16}, "pictures of 16 pixels leave nothing"),
+        ({"precision": "fp16"}, "CPUs do not train in fp16"),
+        ({"run_dir": None, "resume": True}, "--run-dir"),
+        ({"loader_settings": tmp_path / "none.json"}, "cannot be read"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(replace(config, **change), say=lambda line: None)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_without_a_val_split_it_says_so(tmp_path):
+    dataset = pack_pictures(tmp_path / "data", {"train": make_samples("train", 20, 2, size=(32, 32))}, num_classes=2)
+    result, lines = quietly(small_config(dataset, tmp_path / "run", epochs=1, batch_size=10))
+    assert result.best is None and result.rows[0]["val_top1"] is None
+    assert any("no val split" in line for line in lines) and "nothing was validated" in result.closing_lines()
+    assert load_run(tmp_path / "run").path.name == "last.pt"
+    assert "No epoch was validated" in json.loads((tmp_path / "run" / "summary.json").read_text())["verdict"]
+    only_test = pack_pictures(tmp_path / "other", {"test": make_samples("test", 8, 2)}, num_classes=2)
+    with pytest.raises(UsageError, match="has no train split"):
+        train(small_config(only_test, tmp_path / "never"), say=lambda line: None)
+
+
+def test_loader_settings_fill_what_is_left_at_auto(packed_small, tmp_path):
+    advice = tmp_path / "bench-loader.json"
+    recommendation = {"backend": "torchvision", "num_workers": 0, "pin_memory": False, "batch_size": 32}
+    advice.write_text(json.dumps({"recommendation": recommendation}))
+    config = small_config(packed_small, tmp_path / "run", max_steps=1, loader_settings=advice, num_workers="auto")
+    _, lines = quietly(config)
+    assert any("num_workers 0" in line and "backend torchvision" in line for line in lines)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["num_workers"] == 0 and stored["backend"] == "torchvision" and stored["recipe"]["batch_size"] == 16
+    advice.write_text("{}")
+    with pytest.raises(UsageError, match="is not a bench-loader"):
+        train(replace(config, run_dir=tmp_path / "other"), say=lambda line: None)
