@@ -221,11 +221,11 @@ def _tried(attempt: Callable[[], str]) -> str:
 
 
 def _try_native() -> str:
-    from .images import native
+    from .images import compiled_decoder, compiled_resizer
 
-    if native.jpeg_cutter() is not None:
+    if compiled_decoder() is not None:
         return "yes"
-    if native.resizer() is not None:
+    if compiled_resizer() is not None:
         return "no, it only resizes: install libjpeg-turbo's headers and alexnet-fast once more to load faster"
     return "no: install a C compiler and libjpeg-turbo's headers and alexnet-fast once more to load faster"
 

@@ -54,22 +54,15 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def synchronise(device: str) -> None:
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
 def turns(cell: dict[str, Any], work: Callable[[], int]) -> dict[str, Any]:
     """Pictures/s of `work` (one step, returning its pictures): a warm-up turn, then the median of the others."""
     rates = []
     for turn in range(cell["turns"] + 1):
-        synchronise(cell["device"])
+        synchronize(cell["device"])
         begin, pictures = time.perf_counter(), 0
         while time.perf_counter() - begin < cell["seconds"]:
             pictures += work()
-        synchronise(cell["device"])
+        synchronize(cell["device"])
         if turn:
             rates.append(pictures / (time.perf_counter() - begin))
     return {"pictures_per_s": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}

@@ -29,16 +29,11 @@ from alexnet_fast.dataset import ClassInfo, DatasetInfo, SplitInfo, write_datase
 from alexnet_fast.models import count_parameters
 from alexnet_fast.models.alexnet import forward_flops
 from alexnet_fast.models.precision import cpu_bf16_instructions
-from alexnet_fast.system import choose_device, write_file_atomically
+from alexnet_fast.system import choose_device, synchronize, write_file_atomically
 from alexnet_fast.training import Ranks, hardware, versions
 from alexnet_fast.training.plan import make_plan
 from alexnet_fast.training.stopping import Stops
 from alexnet_fast.training.trainer import Trainer
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -18,12 +18,13 @@ PACKAGE = Path(alexnet_fast.__file__).parent
 # from above; within a folder, modules import each other without a circle.
 LAYERS = [
     {"errors", "version"},
-    {"config", "options"},
+    {"config"},
+    {"options"},
     {"system", "plots"},
     {"images"},
     {"dataset", "sources"},
-    {"packing", "loaders", "models", "inspection"},
-    {"training"},
+    {"packing", "loaders", "models"},
+    {"training", "inspection"},
     {"evaluation", "bench"},
     {"doctor", "demo"},
     {"cli"},

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import AlexNetFastError, DamagedDataError, UsageError
+from ..system import synchronize
 from .processes import busy_seconds, possible_cpu_seconds, tree_usage
 from .results import BASELINE
 
@@ -159,16 +160,6 @@ def _to_device(batches: Iterable[Any], device: str) -> Iterator[Any]:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def synchronise(device: str) -> None:
-    """Wait until the device has done all it was given."""
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
-
-
 def measure_loader(task: dict[str, Any], emit: Emit) -> None:
     """Start-up, whole epochs where these are short, and pictures/s in the middle of epochs."""
     import torch  # noqa: F401 - a training program has imported it before it opens a loader
@@ -177,14 +168,14 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
         import torchvision  # noqa: F401 - and this
 
     device = task["device"]
-    synchronise(device)  # makes CUDA's context, which is no part of a loader's start
+    synchronize(device)  # makes CUDA's context, which is no part of a loader's start
     emit("ready")
     begin = time.perf_counter()
     source = Source(task)
     emit("opened", seconds=time.perf_counter() - begin, worker_kind=source.worker_kind)
     epoch = source.epoch()
     next(epoch)
-    synchronise(device)
+    synchronize(device)
     emit("first_batch", seconds=time.perf_counter() - begin)
     if task["whole_epochs"]:
         _time_whole_epochs(source, epoch, begin, device, emit)
@@ -207,12 +198,12 @@ def measure_loader(task: dict[str, Any], emit: Emit) -> None:
 def _time_whole_epochs(source: Source, epoch: Iterator[Any], begin: float, device: str, emit: Emit) -> None:
     for _ in epoch:
         pass
-    synchronise(device)
+    synchronize(device)
     first = time.perf_counter() - begin
     begin = time.perf_counter()
     for _ in source.epoch():
         pass
-    synchronise(device)
+    synchronize(device)
     emit("epochs", first_epoch_s=first, later_epoch_s=time.perf_counter() - begin)
 
 
@@ -251,7 +242,7 @@ class _Slice:
             begin = time.perf_counter()
             self._epoch = self._source.epoch()
             next(self._epoch)
-            synchronise(self._device)
+            synchronize(self._device)
             self.epoch_gap_s = time.perf_counter() - begin
             self._all += 1
             self._skip()
@@ -277,13 +268,13 @@ class _Slice:
         self._timed, self._clock = 0, 0.0
         while self._clock < seconds:
             self._timed += sum(1 for _ in self._source.epoch())
-            synchronise(self._device)
+            synchronize(self._device)
             self._clock = time.perf_counter() - begin
         self._all += self._timed
 
     def _segment(self, seconds: float) -> int:
         """Time the rest of this epoch, or `seconds` of it; returns how many batches counted."""
-        synchronise(self._device)
+        synchronize(self._device)
         begin, count, ended = time.perf_counter(), 0, 0.0
         for batch in self._epoch:
             del batch
@@ -292,7 +283,7 @@ class _Slice:
             if count % self._source.stride == 0:
                 ended = time.perf_counter() - begin
                 if ended >= seconds:
-                    synchronise(self._device)
+                    synchronize(self._device)
                     ended = time.perf_counter() - begin
                     break
         counted = count - count % self._source.stride

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..system import choose_device
-from .cell import synchronise
+from ..system import choose_device, synchronize
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +26,7 @@ def measure_demand(task: dict[str, Any], emit: Callable[..., None]) -> None:
     step, precision = _training_step(task, device)
     begin = time.perf_counter()
     step()  # allocates, and lets the libraries choose their kernels
-    synchronise(device.type)
+    synchronize(device)
     # A step that takes longer than its share of the time is measured once or twice, not thrice.
     step_s = time.perf_counter() - begin
     repeats = max(1, min(_REPEATS, int(task["seconds"] / step_s)))
@@ -36,7 +35,7 @@ def measure_demand(task: dict[str, Any], emit: Callable[..., None]) -> None:
         begin, steps = time.perf_counter(), 0
         while steps == 0 or time.perf_counter() - begin < task["seconds"] / repeats - step_s / 2:
             step()
-            synchronise(device.type)
+            synchronize(device)
             steps += 1
         rates.append(steps * task["batch_size"] / (time.perf_counter() - begin))
     middle = median(rates)

@@ -18,8 +18,7 @@ from ..dataset import ShardReader
 from ..errors import UsageError
 from ..images import CropCutter, Places, finish_batch, plan_train, sample_crops, sample_flips
 from ..loaders import epoch_order
-from ..system import cgroup_cpu_quota, choose_device, usable_cores
-from .cell import synchronise
+from ..system import cgroup_cpu_quota, choose_device, synchronize, usable_cores
 from .scaling import measure_scaling
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ class _Stages:
 
     def _synced(self, work: Callable[[], object]) -> None:
         work()
-        synchronise(self.device.type)
+        synchronize(self.device)
 
     def warm(self, seconds: float) -> None:
         """Bring the records that the sweep will read first into the page cache, for so long at most."""

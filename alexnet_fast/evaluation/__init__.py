@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .evaluate import EvalResult, evaluate
+from .evaluate import evaluate
 from .export import export
 from .predict import predict
+from .result import EvalResult
 
 __all__ = ["EvalResult", "evaluate", "export", "predict"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..config import LoaderConfig
@@ -18,70 +15,9 @@ from ..errors import UsageError
 from ..images import eval_resize
 from ..loaders import open_loader
 from ..models import choose_precision
-from ..system import choose_device, progress_bar, write_file_atomically
+from ..system import choose_device, progress_bar
 from ..training import TTA, Ranks, load_run, score
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalResult:
-    """What a network made of a split.
-
-    Attributes:
-        run, dataset, split, tta: what was evaluated, and how.
-        description: of the network: its name, size and checkpoint.
-        pictures: all records of the split. loss: mean cross-entropy, nats. top1, top5: fractions.
-        seconds: of the pass.
-        classes: of the data set, in label order.
-        labels: (pictures,) int64, in record order.
-        predictions: (pictures, 5 or fewer) int64, the most likely classes first.
-        probabilities: (pictures, 5 or fewer) float32, theirs.
-        report: the page that was written, None where none was asked for.
-    """
-
-    run: Path
-    dataset: Path
-    split: str
-    tta: str
-    description: str
-    pictures: int
-    loss: float
-    top1: float
-    top5: float
-    seconds: float
-    classes: tuple[ClassInfo, ...]
-    labels: npt.NDArray[np.int64]
-    predictions: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float32]
-    report: Path | None = None
-
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """(classes, classes) int64: pictures of the row's class that were taken for the column's."""
-        n = len(self.classes)
-        cells = self.labels * n + self.predictions[:, 0]
-        return np.bincount(cells, minlength=n * n).reshape(n, n)
-
-    def as_dict(self) -> dict[str, Any]:
-        """{split, pictures, top1, top5, loss, tta}; accuracies are fractions."""
-        names = ("split", "pictures", "top1", "top5", "loss", "tta")
-        return {name: getattr(self, name) for name in names}
-
-    def write_json(self, path: Path) -> None:
-        """Write `as_dict` to `path`."""
-        write_file_atomically(Path(path), (json.dumps(self.as_dict(), indent=2) + "\n").encode())
-
-    def closing_lines(self) -> str:
-        """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
-        how = "" if self.tta == "none" else f", {self.tta}"
-        rate = self.pictures / self.seconds
-        lines = [
-            f"{self.description}, on {self.pictures:,} pictures of split {self.split}{how}:",
-            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} pictures/s)",
-        ]
-        if self.report is not None:
-            from .report import class_lines
-
-            lines += [*class_lines(self), f"report: {self.report}"]
-        return "\n".join(lines)
+from .result import EvalResult
 
 
 def evaluate(

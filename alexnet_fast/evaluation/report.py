@@ -7,9 +7,9 @@ import html
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from ..errors import UsageError
 from ..inspection import read_picture
 from ..plots import fit_verdict, plot_confusion, plot_curves
 from ..system import write_file_atomically
-
-if TYPE_CHECKING:
-    from .evaluate import EvalResult
+from .result import EvalResult, confused_pairs, short_name
 
 _SIDE = 112  # pixels of a picture on the page
 _SHOWN = 24  # right pictures, and as many wrong ones
@@ -81,7 +79,7 @@ def write_report(result: EvalResult, folder: Path | str) -> Path:
 
 def _page(result: EvalResult) -> str:
     rows = _metrics(result.run)
-    names = [_short(c.name) for c in result.classes]
+    names = [short_name(c.name) for c in result.classes]
     parts = [
         f"<h1>{_text(result.dataset.name)}, split {_text(result.split)}</h1>",
         f'<p class="soft">{_text(result.description)}'
@@ -114,10 +112,6 @@ def _page(result: EvalResult) -> str:
 
 def _text(words: object) -> str:
     return html.escape(str(words))
-
-
-def _short(name: str) -> str:
-    return name.split(",")[0]
 
 
 def _tiles(result: EvalResult) -> str:
@@ -191,18 +185,6 @@ def _classes(result: EvalResult, names: Sequence[str]) -> str:
     return note + _table(heads, rows)
 
 
-def confused_pairs(result: EvalResult, most: int = _PAIRS) -> list[tuple[int, int, int, float]]:
-    """(true label, predicted label, pictures, share of the true class's), the largest shares first."""
-    counts = result.confusion()
-    total = counts.sum(1)
-    off = counts.copy()
-    np.fill_diagonal(off, 0)
-    share = off / np.maximum(1, total)[:, None]
-    order = np.argsort(-share, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(cell), len(counts)) for cell in order]
-    return [(t, p, int(off[t, p]), float(share[t, p])) for t, p in pairs if off[t, p]]
-
-
 def _confused(result: EvalResult, names: Sequence[str]) -> str:
     pairs = confused_pairs(result)
     if not pairs:
@@ -251,23 +233,3 @@ def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], reco
             f'<span class="{"good" if guess == true else "bad"}">{words}</span>{second}</figure>'
         )
     return f'<div class="grid">{"".join(cells)}</div>' if cells else "<p>None.</p>"
-
-
-def class_lines(result: EvalResult, most: int = 5) -> list[str]:
-    """For the terminal: the hardest and easiest classes and the most confused pairs."""
-    counts = result.confusion()
-    total = counts.sum(1)
-    names = [_short(c.name) for c in result.classes]
-    share: Mapping[int, float] = {int(i): counts[i, i] / total[i] for i in np.flatnonzero(total)}
-    order = sorted(share, key=lambda label: share[label])
-    lines = [f"hardest classes: {_listed(order[:most], share, names)}"]
-    lines.append(f"easiest classes: {_listed(order[::-1][:most], share, names)}")
-    pairs = confused_pairs(result, 3)  # more would not fit on a line
-    if pairs:
-        words = "; ".join(f"{names[t]} for {names[p]} {part:.0%}" for t, p, _, part in pairs)
-        lines.append(f"most often taken wrongly: {words}")
-    return lines
-
-
-def _listed(labels: Sequence[int], share: Mapping[int, float], names: Sequence[str]) -> str:
-    return ", ".join(f"{names[label]} {share[label]:.0%}" for label in labels)

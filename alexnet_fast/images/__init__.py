@@ -20,6 +20,7 @@ from .augment import (
 from .crop import CropCutter, Flips, Places, UndecodableError, check_decoder, picture_tensor
 from .decode import DECODERS, ByteArray, CropPlan, SimpleJpeg, plan_eval, plan_train
 from .jpeg import check, prepare
+from .native import compiled_decoder, compiled_resizer
 
 __all__ = [
     "DECODERS",
@@ -35,6 +36,8 @@ __all__ = [
     "UndecodableError",
     "check",
     "check_decoder",
+    "compiled_decoder",
+    "compiled_resizer",
     "draw_crops",
     "draw_flips",
     "eval_resize",

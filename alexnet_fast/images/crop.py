@@ -37,7 +37,7 @@ def check_decoder(decoder: str) -> None:
     """
     if decoder not in DECODERS:
         raise UsageError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
-    if decoder == "native" and native.jpeg_cutter() is None:
+    if decoder == "native" and native.compiled_decoder() is None:
         raise MissingDependencyError(
             "decoder native was not compiled here: install a C compiler and libjpeg-turbo's headers (Debian, "
             "Ubuntu: gcc libjpeg-dev) and alexnet-fast once more, or use auto"
@@ -109,8 +109,8 @@ class CropCutter:
     def __init__(self, image_size: int, dtype: str = "uint8", decoder: str = "auto") -> None:
         check_decoder(decoder)
         compiled = decoder in ("auto", "native") and dtype in _COMPILED_TYPES
-        self._native: Any = native.jpeg_cutter() if compiled else None
-        self._resizer: Any = native.resizer() if compiled else None
+        self._native: Any = native.compiled_decoder() if compiled else None
+        self._resizer: Any = native.compiled_resizer() if compiled else None
         # What compiled code refuses may be damaged, and simplejpeg says so where nvImageCodec makes something up.
         others = "auto" if decoder == "native" else decoder
         self._one_by_one = PictureDecoder(others if self._native is None else "simplejpeg")

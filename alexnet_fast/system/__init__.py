@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .device import available_memory, cgroup_cpu_quota, choose_device, usable_cores
+from .device import available_memory, cgroup_cpu_quota, choose_device, synchronize, usable_cores
 from .files import file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
 from .pool import WorkerPool, report_progress
 from .progress import NoProgress, Progress, progress_bar
@@ -19,6 +19,7 @@ __all__ = [
     "report_progress",
     "storage_error",
     "sync_folder",
+    "synchronize",
     "temporary_folder",
     "usable_cores",
     "write_file_atomically",

@@ -42,6 +42,17 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
+def synchronize(device: torch.device | str) -> None:
+    """Wait until the device has done all that it was given."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+
+
 def usable_cores() -> int:
     """Cores this process may use: its CPU affinity, and no more than its cgroup's CPU quota, rounded up; at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

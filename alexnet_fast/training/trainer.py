@@ -21,7 +21,7 @@ from ..errors import AlexNetFastError, DamagedDataError, StoppedError
 from ..images import uniform
 from ..loaders import Batch, Loader, open_loader
 from ..models import create_model
-from ..system import NoProgress, Progress, progress_bar
+from ..system import NoProgress, Progress, progress_bar, synchronize
 from .checkpoint import save_checkpoint
 from .distributed import Ranks
 from .log import epoch_line, step_note
@@ -195,7 +195,7 @@ class Trainer:
                 idle.record()
             now = time.perf_counter()
             if self.warm_up_seconds == 0:
-                _synchronize(device)
+                synchronize(device)
                 now = time.perf_counter()
                 self.warm_up_seconds = now - self._started_at
             else:
@@ -203,7 +203,7 @@ class Trainer:
                 self.epoch_wait += 0.0 if busy else waited
                 self._timed_steps += 1
             mark = now
-        _synchronize(device)
+        synchronize(device)
         self.epoch_seconds += time.perf_counter() - mark
 
     def _end_epoch(self, rate: float) -> None:
@@ -405,10 +405,3 @@ class Trainer:
             raise DamagedDataError(f"the checkpoint does not fit this run ({reason}): give another --run-dir") from None
         if self.folder is not None:
             self.folder.write_rows(self.rows)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -22,7 +22,7 @@ def open_epochs(job: Job) -> Epoch:
     from alexnet_fast import LoaderConfig, open_loader
     from alexnet_fast.images import native
 
-    if s["compiled"] != "off" and native.jpeg_cutter() is None:
+    if s["compiled"] != "off" and native.compiled_decoder() is None:
         raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
     loader = open_loader(
         LoaderConfig(

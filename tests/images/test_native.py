@@ -23,8 +23,8 @@ from alexnet_fast.errors import MissingDependencyError, UsageError
 from alexnet_fast.images import IMAGENET_MEAN, IMAGENET_STD, CropCutter, CropPlan, Places, UndecodableError, native
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_jpeg = pytest.mark.skipif(native.jpeg_cutter() is None, reason="not compiled with libjpeg-turbo")
-needs_resizer = pytest.mark.skipif(native.resizer() is None, reason="not compiled")
+needs_jpeg = pytest.mark.skipif(native.compiled_decoder() is None, reason="not compiled with libjpeg-turbo")
+needs_resizer = pytest.mark.skipif(native.compiled_resizer() is None, reason="not compiled")
 
 
 def plan(boxes: Any, scaled: Any, offsets: Any) -> CropPlan:
@@ -139,7 +139,7 @@ def test_machines_without_avx2_get_the_same_pixels(tmp_path: Path) -> None:
         crops = plan(random_boxes(generator, 50, 70, 90, 1), np.full((50, 2), size), np.zeros((50, 2)))
         numbers, flips = generator.integers(0, 4, 50), generator.random(50) < 0.5
         outs = [np.zeros((50, size, size, 3), np.uint8) for _ in range(2)]
-        for module, out in zip((plain, native.resizer()), outs, strict=True):
+        for module, out in zip((plain, native.compiled_resizer()), outs, strict=True):
             module.cut_pixels(pixels, numbers, crops.boxes, crops.scaled, crops.offsets, flips, None, None, out)
         assert np.array_equal(*outs)
 
@@ -180,7 +180,7 @@ def test_rubbish_never_ends_the_process() -> None:
     generator = np.random.default_rng(0)
     good = np.frombuffer(encode(draw_picture(0, 3, (60, 44))), np.uint8)
     crops = plan([[3, 5, 30, 50]], [[16, 16]], [[0, 0]])
-    module, refused = native.jpeg_cutter(), 0
+    module, refused = native.compiled_decoder(), 0
     for _ in range(1500):
         bad = good.copy()
         at = generator.integers(0, len(bad), generator.integers(1, 12))
@@ -196,7 +196,7 @@ def test_rubbish_never_ends_the_process() -> None:
 @needs_jpeg
 def test_what_does_not_fit_is_an_error_and_writes_nothing_outside() -> None:
     jpeg = encode(draw_picture(0, 3, (60, 44)))
-    module = native.jpeg_cutter()
+    module = native.compiled_decoder()
     fine: dict[str, Any] = {
         "jpegs": [jpeg], "heights": [44], "widths": [60], "boxes": np.array([[0, 0, 44, 60]], np.int32),
         "scaled": np.array([[16, 16]], np.int32), "offsets": np.zeros((1, 2), np.int32), "flips": None, "scale": None,
@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing_outside() -> None:
 def test_decoders_that_are_not_there_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="decoder must be one of auto, native"):
         CropCutter(8, decoder="magic")
-    monkeypatch.setattr(native, "jpeg_cutter", lambda: None)
+    monkeypatch.setattr(native, "compiled_decoder", lambda: None)
     with pytest.raises(MissingDependencyError, match="install a C compiler and libjpeg-turbo's headers"):
         CropCutter(8, decoder="native")
 
@@ -289,5 +289,5 @@ def test_the_wheel_says_whom_it_is_for(tmp_path: Path, wish: str) -> None:
     assert bool(held) != wheel.name.endswith("-none-any.whl")
     if wish == "off":
         assert not held
-    elif native.resizer() is not None:
+    elif native.compiled_resizer() is not None:
         assert held == [f"alexnet_fast/images/native/{build_tool().extension_path().name}"]

@@ -25,7 +25,7 @@ from alexnet_fast.images.decode import region_decoder_works
 
 DECODERS = [
     "simplejpeg",
-    pytest.param("native", marks=pytest.mark.skipif(native.jpeg_cutter() is None, reason="not compiled")),
+    pytest.param("native", marks=pytest.mark.skipif(native.compiled_decoder() is None, reason="not compiled")),
     pytest.param("nvimgcodec", marks=pytest.mark.skipif(not region_decoder_works(), reason="absent")),
 ]
 
@@ -93,7 +93,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, workers: str) -> None:
 def test_a_decoder_that_is_not_there_is_told_before_workers_start(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "jpeg_cutter", lambda: None)
+    monkeypatch.setattr(native, "compiled_decoder", lambda: None)
     with pytest.raises(MissingDependencyError, match="decoder native was not compiled here"):
         open_loader(config(packed, {"decoder": "native", "workers": "process"}))
 

@@ -17,7 +17,7 @@ from ..decode import trial_picture
 
 
 @functools.cache
-def resizer() -> Any | None:
+def compiled_resizer() -> Any | None:
     """The compiled module, whose ``cut_pixels`` resizes; None where there is none or it does not run here."""
     if os.environ.get("ALEXNET_FAST_NATIVE") == "off":
         return None
@@ -33,9 +33,9 @@ def resizer() -> Any | None:
 
 
 @functools.cache
-def jpeg_cutter() -> Any | None:
+def compiled_decoder() -> Any | None:
     """The compiled module where it also decodes (``cut_jpegs``), and does so as simplejpeg does; else None."""
-    module = resizer()
+    module = compiled_resizer()
     if module is None or not hasattr(module, "cut_jpegs"):
         return None
     jpeg, picture = trial_picture()
