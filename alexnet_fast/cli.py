@@ -59,7 +59,7 @@ def _root(
 @app.command()
 def pack(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of pictures, or a URL of one.")
+        str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of images, or a URL of one.")
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
     split: Annotated[
@@ -86,12 +86,12 @@ def pack(
         str, _one_of("--on-bad-image", ("error", "skip"), "What to do with what cannot be decoded.")
     ] = "error",
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Pictures per split, for trials.")
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Images per split, for trials.")
     ] = None,
     engine: Annotated[str, _one_of("--engine", ("local", "ray"), "Where the shards are written.")] = "local",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
 ) -> None:
-    """Write the pictures of SOURCE into LMDB shards in DATASET.
+    """Write the images of SOURCE into LMDB shards in DATASET.
 
     Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
     """
@@ -111,7 +111,7 @@ def pack(
 @app.command()
 def verify(
     dataset: DatasetArg,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture as well.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image as well.")] = False,
     workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
 ) -> None:
     """Check every record of DATASET against its index.
@@ -137,18 +137,18 @@ def inspect(
         str | None, typer.Option("--split", metavar="NAME", help="Of the grid; train if not given.")
     ] = None,
     grid: Annotated[
-        Path | None, typer.Option("--grid", metavar="FILE", help="Write a PNG of labelled pictures here.")
+        Path | None, typer.Option("--grid", metavar="FILE", help="Write a PNG of labelled images here.")
     ] = None,
     augmented: Annotated[
         bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which pictures the grid shows.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images the grid shows.")] = 0,
     image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Of --augmented, pixels.")] = 224,
     backend: Annotated[str, _one_of("--backend", BACKENDS, "Of --augmented.")] = "auto",
 ) -> None:
-    """Say what DATASET holds, and draw a grid of its pictures.
+    """Say what DATASET holds, and draw a grid of its images.
 
-    Splits, sizes, class balance, and what pack changed of the pictures.
+    Splits, sizes, class balance, and what pack changed of the images.
 
     Example: alexnet-fast inspect data/tiny --grid tiny.png --augmented
     """
@@ -302,12 +302,12 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArg,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Picture files, or folders of them.")],
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to show for each picture.")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to show for each image.")] = 5,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Name the most likely classes of anyone's pictures.
+    """Name the most likely classes of anyone's images.
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
@@ -326,7 +326,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo-out"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Walk the whole way on pictures it makes itself.
+    """Walk the whole way on images it makes itself.
 
     Pack, verify, inspect, sweep, train, evaluate and predict, each with its command; a minute and a half on 2 cores.
     """

@@ -72,13 +72,13 @@ FLIPS = ("random", "alternate", "off")
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How a training loader cuts and mirrors its pictures; evaluation knows none of this.
+    """How a training loader cuts and mirrors its images; evaluation knows none of this.
 
     Attributes:
         crop: 'resized' draws a box of random area and aspect (Szegedy et al. 2015); 'shorter-side' scales the shorter
             side to 256/224 of the image size and cuts a square at a random place (Krizhevsky et al. 2012, section 4.1).
-        area: share of the picture that a 'resized' crop covers, from and to.
-        flip: 'random' mirrors each picture with probability one half; 'alternate' does so in the first epoch and then
+        area: share of the image that a 'resized' crop covers, from and to.
+        flip: 'random' mirrors each image with probability one half; 'alternate' does so in the first epoch and then
             mirrors it every second epoch, so that two epochs in a row show both sides; 'off' never.
     """
 
@@ -94,7 +94,7 @@ class Augmentation:
             fits = 0 < low <= high <= 1
         except (TypeError, ValueError):
             fits = False
-        _require(fits, f"area must be two shares of a picture, 0 < from <= to <= 1, got {self.area!r:.40}")
+        _require(fits, f"area must be two shares of an image, 0 < from <= to <= 1, got {self.area!r:.40}")
         object.__setattr__(self, "area", (float(low), float(high)))
 
 
@@ -108,8 +108,8 @@ class LoaderConfig:
         train: random crops, flips and a shuffled order with the last partial batch dropped; otherwise the centre crop
             with every record once. None means: exactly when the split is called train.
         backend: 'auto', 'dali', 'torchvision', 'resident' or 'synthetic'.
-        batch_size: pictures per batch and rank.
-        image_size: side S of the square pictures, pixels.
+        batch_size: images per batch and rank.
+        image_size: side S of the square images, pixels.
         num_workers: worker processes or threads; 'auto' follows the usable cores.
         pin_memory: page-locked host buffers; 'auto' and True pin only where the device is CUDA.
         device: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
@@ -119,8 +119,8 @@ class LoaderConfig:
         rank, world_size: this process among those that share the data.
         start_epoch, start_step: where the first pass begins, to resume a run.
         prefetch: batches prepared ahead, per worker.
-        augmentation: how training pictures are cut and mirrored.
-        eval_resize: shorter side, pixels, to which evaluation scales a picture before its centre `image_size` is cut
+        augmentation: how training images are cut and mirrored.
+        eval_resize: shorter side, pixels, to which evaluation scales an image before its centre `image_size` is cut
             out; None: 256/224 of image_size.
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
     """
@@ -221,7 +221,7 @@ class TrainConfig:
         model, recipe: by name; see `alexnet_fast.models` and `alexnet_fast.recipes`.
         epochs, batch_size, lr: overrides; batch_size is the global one, over all ranks.
         overrides: any other hyper-parameter of the recipe, by its field name.
-        image_size: side of the pictures that the network sees, pixels.
+        image_size: side of the images that the network sees, pixels.
         precision: 'auto' takes bf16 where the device has it, else fp16 on CUDA, else fp32.
         backend, num_workers, pin_memory, device, seed: as in `LoaderConfig`.
         compile: torch.compile: 'on', 'off' or 'auto' (where it is measured to pay).

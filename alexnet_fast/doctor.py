@@ -52,7 +52,7 @@ def doctor() -> str:
         ("alexnet-fast", _this_program),
         ("Processor and memory", _machine),
         ("Device", _device),
-        ("Decoders (each has decoded a picture)", _decoders),
+        ("Decoders (each has decoded an image)", _decoders),
         ("Packages", _packages),
         ("Environment", _environment),
     ]
@@ -264,7 +264,7 @@ def _try_dali(jpeg: bytes) -> str:
     if sys.platform != "linux":
         return "no: DALI runs on Linux only"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.jpg"
+        path = Path(folder) / "image.jpg"
         path.write_bytes(jpeg)
         # In a process of its own: a library that does not suit the driver can end the process it is loaded into.
         done = subprocess.run(

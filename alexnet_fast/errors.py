@@ -20,7 +20,7 @@ class MissingDependencyError(UsageError):
 
 
 class DamagedDataError(AlexNetFastError):
-    """Input that is broken: an undecodable picture, a record that does not match its index, a torn file."""
+    """Input that is broken: an undecodable image, a record that does not match its index, a torn file."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""What a packed data set holds, in words and as a grid of pictures; and what a loader makes of them."""
+"""What a packed data set holds, in words and as a grid of images; and what a loader makes of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .images import IMAGENET_MEAN, IMAGENET_STD
 if TYPE_CHECKING:
     import torch
 
-Picture = npt.NDArray[np.uint8]
-_GRID = 48  # pictures in a grid; half as many with what the network sees beside each
+Pixels = npt.NDArray[np.uint8]
+_GRID = 48  # images in a grid; half as many with what the network sees beside each
 _SHOWN_CLASSES = 5
 _SHOWN_KEYS = 3
 _SPLITS = ("train", "val", "test")  # in this order; others after them
@@ -39,8 +39,8 @@ def inspect(
 
     Args:
         split: drawn; None: train if there is one, else the first.
-        augmented: beside each picture, draw what a loader of `backend` feeds the network from it at `image_size`.
-        seed: which pictures are drawn, and the loader's seed.
+        augmented: beside each image, draw what a loader of `backend` feeds the network from it at `image_size`.
+        seed: which images are drawn, and the loader's seed.
 
     Returns:
         The description, in lines.
@@ -51,7 +51,7 @@ def inspect(
     """
     info = read_dataset_info(dataset)
     if augmented and grid is None:
-        raise UsageError("--augmented draws a picture: give its file as well, as in --grid out.png --augmented")
+        raise UsageError("--augmented draws an image: give its file as well, as in --grid out.png --augmented")
     lines = [_head(Path(dataset), info), *_split_lines(Path(dataset), info), *_packing_lines(info)]
     if grid is not None:
         name = split or ("train" if "train" in info.splits else next(iter(info.splits)))
@@ -78,7 +78,7 @@ def _head(dataset: Path, info: DatasetInfo) -> str:
     kind = f" ({packing['source_format']})" if "source_format" in packing else ""
     total = sum(s.records for s in info.splits.values())
     return (
-        f"{dataset}: {total:,} pictures in {info.num_classes:,} classes, "
+        f"{dataset}: {total:,} images in {info.num_classes:,} classes, "
         f"packed from {packing.get('source', 'a source that is not named')}{kind}"
     )
 
@@ -89,7 +89,7 @@ def _split_lines(dataset: Path, info: DatasetInfo) -> list[str]:
         split = info.splits[name]
         reader = ShardReader(dataset, name)
         lines.append(
-            f"\n{name}: {split.records:,} pictures, {split.bytes / 1e6:,.1f} MB of JPEG in {len(split.shards)} "
+            f"\n{name}: {split.records:,} images, {split.bytes / 1e6:,.1f} MB of JPEG in {len(split.shards)} "
             f"shard{'s' * (len(split.shards) != 1)}" + ("" if split.labelled else ", without labels")
         )
         if split.records:
@@ -110,7 +110,7 @@ def _size_lines(reader: ShardReader) -> list[str]:
     lines = [first]
     if len(sizes) > 1:
         lines.append(f"  longer side     pixels: {_spread(np.maximum(width, height))}")
-    lines.append(f"  a picture       bytes: {_spread(reader.index['length'])}")
+    lines.append(f"  an image       bytes: {_spread(reader.index['length'])}")
     return lines
 
 
@@ -122,9 +122,9 @@ def _spread(values: npt.NDArray[Any]) -> str:
 def _balance_lines(reader: ShardReader, info: DatasetInfo) -> list[str]:
     counts = np.bincount(reader.labels[reader.labels >= 0], minlength=info.num_classes)
     if counts.min() == counts.max():
-        return [f"  class balance   even: {counts.min():,} picture{'s' * int(counts.min() != 1)} a class"]
+        return [f"  class balance   even: {counts.min():,} image{'s' * int(counts.min() != 1)} a class"]
     middle = f"{np.median(counts):,.0f} in the middle"
-    lines = [f"  class balance   {counts.min():,} to {counts.max():,} pictures a class, {middle}"]
+    lines = [f"  class balance   {counts.min():,} to {counts.max():,} images a class, {middle}"]
     order = np.argsort(counts, kind="stable")
     few, many = order[:_SHOWN_CLASSES], order[::-1][:_SHOWN_CLASSES]
     lines.append(f"    fewest        {_class_counts(few, counts, info)}")
@@ -152,13 +152,14 @@ def _packing_lines(info: DatasetInfo) -> list[str]:
         changed.append(f"{packing['resized']:,} shrunk")
     entries = packing.get("re_encoded", {})
     for reason, count in sorted(entries.get("counts", {}).items()):
-        keys = [e["key"] for e in entries.get("pictures", ()) if e["reason"].partition(":")[0] == reason]
+        listed = entries.get("images", entries.get("pictures", ()))  # the second is of before 0.2
+        keys = [e["key"] for e in listed if e["reason"].partition(":")[0] == reason]
         changed.append(f"{count:,} encoded anew ({reason}): {_some(keys, count)}")
     left_out = packing.get("left_out", ())
     if left_out:
         changed.append(f"{len(left_out):,} left out: {_some([e['key'] for e in left_out], len(left_out))}")
     if not changed:
-        return [*lines, "pack changed nothing: every picture is byte for byte as it was at the source"]
+        return [*lines, "pack changed nothing: every image is byte for byte as it was at the source"]
     return [*lines, "pack changed:", *(f"  {line}" for line in changed)]
 
 
@@ -171,7 +172,7 @@ def _some(names: Sequence[str], count: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Images
 
 
 def _draw_split(reader: ShardReader, path: Path, seed: int) -> None:
@@ -179,10 +180,10 @@ def _draw_split(reader: ShardReader, path: Path, seed: int) -> None:
 
     records = _mixed_records(reader, seed)
     plot_grid(
-        [read_picture(reader, record) for record in records],
+        [read_image(reader, record) for record in records],
         [_caption(reader, record) for record in records],
         path,
-        title=f"{reader.dataset.name}: {len(records)} of {len(reader):,} pictures of {reader.split}",
+        title=f"{reader.dataset.name}: {len(records)} of {len(reader):,} images of {reader.split}",
     )
 
 
@@ -206,7 +207,7 @@ def _caption(reader: ShardReader, record: int) -> str:
     return f"{name}\n{row['width']} x {row['height']}"
 
 
-def read_picture(reader: ShardReader, record: int) -> Picture:
+def read_image(reader: ShardReader, record: int) -> Pixels:
     """One record as uint8 (height, width, 3), RGB.
 
     Raises:
@@ -216,7 +217,7 @@ def read_picture(reader: ShardReader, record: int) -> Picture:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in pictures that are sound
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that are sound
             with Image.open(io.BytesIO(reader.read(record))) as image:
                 return np.asarray(image.convert("RGB"))
     except (OSError, ValueError) as error:
@@ -224,7 +225,7 @@ def read_picture(reader: ShardReader, record: int) -> Picture:
         raise DamagedDataError(f"{what}: run `alexnet-fast verify {reader.dataset} --decode`") from None
 
 
-def to_pictures(images: torch.Tensor) -> Picture:
+def to_images(images: torch.Tensor) -> Pixels:
     """Undo the normalisation of a loader's batch.
 
     Args:
@@ -257,15 +258,15 @@ def _draw_augmented(reader: ShardReader, path: Path, seed: int, image_size: int,
     with open_loader(config) as loader:
         records = [int(record) for record in loader.order(0)[:count]]
         images, labels = next(iter(loader))
-        seen, labels_fed = to_pictures(images), [int(label) for label in labels]
-    pictures, captions, colours = [], [], []
+        seen, labels_fed = to_images(images), [int(label) for label in labels]
+    shown, captions, colours = [], [], []
     for record, fed, label in zip(records, seen, labels_fed, strict=True):
         name = reader.info.classes[label].name.split(",")[0] if label >= 0 else "no label"
-        pictures += [read_picture(reader, record), fed]
+        shown += [read_image(reader, record), fed]
         captions += [_caption(reader, record), f"fed as label {label}\n({name})"]
         colours += [INK, EXTRA]
     what = "random crops and flips" if config.train else "the centre crop"
     title = (
-        f"{reader.dataset.name}, {reader.split}: pictures, and what the network is fed at {image_size} pixels ({what})"
+        f"{reader.dataset.name}, {reader.split}: images, and what the network is fed at {image_size} pixels ({what})"
     )
-    plot_grid(pictures, captions, path, title=title, colours=colours, together=2)
+    plot_grid(shown, captions, path, title=title, colours=colours, together=2)

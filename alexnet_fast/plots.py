@@ -1,4 +1,4 @@
-"""Pictures for people: the curves of a run, grids of labelled pictures, a confusion matrix; and a run put into words.
+"""Images for people: the curves of a run, grids of labelled images, a confusion matrix; and a run put into words.
 
 Figures are built without pyplot, so that drawing needs no display, changes no global state and works in threads.
 """
@@ -28,7 +28,7 @@ _FALLBACK_FONTS = (
 _ACCURACY_STEP = 0.005
 _LOSS_RISE = 0.05
 _GAP = 0.15
-_SPACE = 0.25  # of a picture's width, between pictures of a grid that do not belong together
+_SPACE = 0.25  # of an image's width, between images of a grid that do not belong together
 _FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
@@ -61,7 +61,7 @@ def save(figure: Any, path: Path | str) -> None:
         raise UsageError(f"a drawing's file name ends in one of {', '.join(_FORMATS)}: got {str(path)!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # A script without an installed font is drawn as boxes; the pictures beside it still serve.
+        # A script without an installed font is drawn as boxes; the images beside it still serve.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure.savefig(target)
 
@@ -157,7 +157,7 @@ def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str,
 
 
 def _accuracy_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
-    style_axes(axes, "Accuracy", "epoch", "right, % of pictures")
+    style_axes(axes, "Accuracy", "epoch", "right, % of images")
     _line(axes, rows, "train_top1", TRAIN, "train top-1 (augmented, with dropout)", 100)
     _line(axes, rows, "val_top1", VAL, "validation top-1", 100)
     _line(axes, rows, "val_top5", VAL, "validation top-5", 100, "--")
@@ -168,8 +168,8 @@ def _accuracy_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[
 
 
 def _speed_panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    style_axes(axes, "Speed", "epoch", "pictures/s in training")
-    _line(axes, rows, "images_per_s", EXTRA, "pictures/s")
+    style_axes(axes, "Speed", "epoch", "images/s in training")
+    _line(axes, rows, "images_per_s", EXTRA, "images/s")
     fastest = max(_series(rows, "images_per_s")[1], default=0)
     axes.set_ylim(0, 1.3 * fastest or 1)  # the legend stands above the fastest epoch
     x, wait = _series(rows, "data_wait")
@@ -197,7 +197,7 @@ def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 def fit_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """One or two sentences on whether a run over- or underfits, from the lines of its metrics.jsonl.
 
-    Training's loss and accuracy are those of augmented pictures with dropout on, so training that looks a little worse
+    Training's loss and accuracy are those of augmented images with dropout on, so training that looks a little worse
     than validation is the rule, not a fault; the words allow for it.
     """
     checked = [row for row in rows if _finite(row.get("val_top1")) and _finite(row.get("val_loss"))]
@@ -246,7 +246,7 @@ def _short_words(rows: Sequence[Mapping[str, Any]]) -> str | None:
     if _finite(last.get("train_top1")) and last["train_top1"] < last["val_top1"] < 0.5:
         return (
             f"Underfits: validation top-1 has settled at {100 * last['val_top1']:.1f}% and training is no better "
-            f"({100 * last['train_top1']:.1f}%). A longer schedule, another learning rate, larger pictures or lighter "
+            f"({100 * last['train_top1']:.1f}%). A longer schedule, another learning rate, larger images or lighter "
             "augmentation may help."
         )
     return None
@@ -265,7 +265,7 @@ def _good_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Grids of pictures and the confusion matrix
+# Grids of images and the confusion matrix
 
 
 def plot_grid(
@@ -278,13 +278,13 @@ def plot_grid(
     colours: Sequence[str] | None = None,
     together: int = 1,
 ) -> None:
-    """Draw pictures with a caption below each.
+    """Draw images with a caption below each.
 
     Args:
         images: uint8 (height, width, 3) or (height, width), each of its own size.
-        captions: one a picture; wrapped to three lines at most.
-        colours: of the captions, one a picture.
-        together: so many pictures side by side belong together; a gap divides them from the next. Divides `columns`.
+        captions: one an image; wrapped to three lines at most.
+        colours: of the captions, one an image.
+        together: so many images side by side belong together; a gap divides them from the next. Divides `columns`.
     """
     columns = max(1, min(columns, len(images)))
     gaps = (columns - 1) // together if together > 1 else 0
@@ -306,7 +306,7 @@ def plot_grid(
         height, width = images[place].shape[:2]
         smooth = "nearest" if max(height, width) <= 96 else "auto"
         axes.imshow(images[place], cmap="gray", vmin=0, vmax=255, interpolation=smooth)
-        side = max(height, width)  # square cells, each picture centred at the foot, so that captions stand in line
+        side = max(height, width)  # square cells, each image centred at the foot, so that captions stand in line
         axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
         axes.set_ylim(height - 0.5, height - side - 0.5)
         words, colour = "\n".join(_wrap(captions[place])), colours[place] if colours else INK
@@ -325,7 +325,7 @@ def _wrap(caption: str, width: int = 20, most: int = 3) -> list[str]:
 def plot_confusion(
     counts: npt.NDArray[np.int64], names: Sequence[str], path: Path | str, *, title: str = "Confusion"
 ) -> None:
-    """Draw a confusion matrix, each row (a true class) as shares of its own pictures.
+    """Draw a confusion matrix, each row (a true class) as shares of its own images.
 
     Args:
         counts: (classes, classes); row is the true class, column the predicted one.
@@ -353,6 +353,6 @@ def plot_confusion(
             colour = "white" if value > 0.55 else INK
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("share of the true class's pictures", fontsize=9)
+    bar.set_label("share of the true class's images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     save(figure, path)

@@ -4,7 +4,7 @@
     python benchmarks/ablations.py DATASET --epochs 16 --out RESULT.json                                    on a GPU
 
 Results are added to the file run by run, and runs that are in it are not repeated, so it can be stopped at any time.
-On a CPU this is a reduced scale: few classes, a narrow network, small pictures, few epochs. It tells which way a lever
+On a CPU this is a reduced scale: few classes, a narrow network, small images, few epochs. It tells which way a lever
 moves a small problem, not what it is worth on ImageNet.
 """
 
@@ -38,7 +38,7 @@ LEVERS: dict[str, dict[str, object]] = {
     "no label smoothing": {"label_smoothing": 0.0},
     "no warm-up": {"warmup": 0.0},
     "running mean of weights": {"ema": 0.99},
-    "pictures grow from 3/4": {"start_size": 0.75, "full_size_at": 0.75},
+    "images grow from 3/4": {"start_size": 0.75, "full_size_at": 0.75},
     "crop area from 0.08": {"area": [0.08, 1.0]},
     "crop area from 0.5": {"area": [0.5, 1.0]},
     "no dropout": {"dropout": 0.0},
@@ -72,8 +72,8 @@ def run_one(args: argparse.Namespace, lever: str, seed: int) -> dict[str, object
         torch.set_num_threads(args.threads)
     overrides: dict[str, object] = {"width": args.width, **LEVERS[lever]}
     recipe, model = overrides.pop("recipe", "fast"), overrides.pop("model", args.model)
-    pictures = read_dataset_info(args.dataset).split("train").records
-    base = choose_recipe(TrainConfig(dataset=args.dataset, model=args.model), pictures)
+    images = read_dataset_info(args.dataset).split("train").records
+    base = choose_recipe(TrainConfig(dataset=args.dataset, model=args.model), images)
     if "lr" in overrides:
         overrides["lr"] = base.lr * overrides["lr"]
     if "batch_size" in overrides:

@@ -2,9 +2,9 @@
 
     python benchmarks/dali_readers.py DATASET --out benchmarks/results/dali-readers.json [--seconds 6] [--repeats 5]
 
-Two questions. How many records a second does each reader deliver, with nothing decoded? And how many pictures a second
+Two questions. How many records a second does each reader deliver, with nothing decoded? And how many images a second
 does a whole training pipeline give: with our boxes and flips fed beside the records, and with DALI's own generators?
-Every variant decodes the same region, resizes with the same filter and gives uint8 pictures. Variants alternate, so
+Every variant decodes the same region, resizes with the same filter and gives uint8 images. Variants alternate, so
 that a change of the machine's pace meets all of them.
 
 Shuffling is not equal, and cannot be: fed records come in a full permutation of the split, while DALI's reader draws

@@ -1,9 +1,9 @@
 """Data on a GPU: the loader alone, the step alone, training end to end, and whether the pixels can be trusted.
 
-    python benchmarks/gpu.py --source PICTURES --work WORK --out benchmarks/results/gpu-NAME.json [--sections a,b]
-    python benchmarks/gpu.py --source PICTURES --work WORK --out OUT.json --small      (no GPU: the logic, on the CPU)
+    python benchmarks/gpu.py --source IMAGES --work WORK --out benchmarks/results/gpu-NAME.json [--sections a,b]
+    python benchmarks/gpu.py --source IMAGES --work WORK --out OUT.json --small      (no GPU: the logic, on the CPU)
 
-PICTURES is a folder or an archive that `alexnet-fast pack` takes, of full-size pictures: some hundred are enough, since
+IMAGES is a folder or an archive that `alexnet-fast pack` takes, of full-size images: some hundred are enough, since
 they are written --copies times. Two data sets are made of them in WORK: as they are, and with the shorter side at 256.
 
 Sections, each written to OUT as soon as it is measured:
@@ -12,8 +12,8 @@ Sections, each written to OUT as soon as it is measured:
               pixels. nvJPEG's hardware engines were reported to write before earlier work on their stream has run
               (meta-pytorch/torchcodec, pull request 1634), so a share above 0 counts only where this finds nothing.
     step      the trainer's step alone on one resident batch, by batch size.
-    train     the same step fed by each loader: pictures/s, its share of the step alone, and how long the GPU waited.
-    loader    pictures/s of the DALI backend by region decoding, share of the engines, entropy decoding, chroma,
+    train     the same step fed by each loader: images/s, its share of the step alone, and how long the GPU waited.
+    loader    images/s of the DALI backend by region decoding, share of the engines, entropy decoding, chroma,
               threads, batch, and batches prepared ahead.
     commands  `train` and `bench-loader` with --backend dali, as typed.
 
@@ -114,7 +114,7 @@ def run_cell(section: str, cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare(source: Path, work: Path, copies: int, limit: int | None) -> dict[str, Path]:
-    """The two data sets, made where they are not there; each picture `copies` times under its own record."""
+    """The two data sets, made where they are not there; each image `copies` times under its own record."""
     from alexnet_fast import pack
     from alexnet_fast.dataset import (
         ClassInfo,
@@ -216,8 +216,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--copies", type=int, default=40, help="records of each picture")
-    parser.add_argument("--limit", type=int, help="of different pictures")
+    parser.add_argument("--copies", type=int, default=40, help="records of each image")
+    parser.add_argument("--limit", type=int, help="of different images")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=1024)

@@ -55,16 +55,18 @@ def endless(loader: Any) -> Iterator[Any]:
 
 
 def turns(cell: dict[str, Any], work: Callable[[], int]) -> dict[str, Any]:
-    """Pictures/s of `work` (one step, returning its pictures): a warm-up turn, then the median of the others."""
+    """Images/s of `work` (one step, returning its images): a warm-up turn, then the median of the others."""
+    from alexnet_fast.system import synchronize
+
     rates = []
     for turn in range(cell["turns"] + 1):
         synchronize(cell["device"])
-        begin, pictures = time.perf_counter(), 0
+        begin, images = time.perf_counter(), 0
         while time.perf_counter() - begin < cell["seconds"]:
-            pictures += work()
+            images += work()
         synchronize(cell["device"])
         if turn:
-            rates.append(pictures / (time.perf_counter() - begin))
+            rates.append(images / (time.perf_counter() - begin))
     return {"pictures_per_s": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
 
 
@@ -100,7 +102,7 @@ def make_step(cell: dict[str, Any]) -> Callable[[Any, Any], Any]:
     from alexnet_fast import TrainConfig
     from alexnet_fast.dataset import ClassInfo, read_dataset_info
     from alexnet_fast.training import Ranks
-    from alexnet_fast.training.plan import make_plan
+    from alexnet_fast.training.plan import plan_run
     from alexnet_fast.training.stopping import Stops
     from alexnet_fast.training.trainer import Trainer
 
@@ -121,7 +123,7 @@ def make_step(cell: dict[str, Any]) -> Callable[[Any, Any], Any]:
         device=cell["device"],
     )
     ranks = Ranks(0, 1, device)
-    trainer = Trainer(make_plan(config, info, ranks, None), info, ranks, None, Stops(), lambda line: None)
+    trainer = Trainer(plan_run(config, info, ranks, None), info, ranks, None, Stops(), lambda line: None)
     trainer.forward.train()  # type: ignore[attr-defined]
     return trainer.take_step
 
@@ -234,7 +236,7 @@ def measure_pixels(cell: dict[str, Any]) -> dict[str, Any]:
             other = theirs.images.permute(0, 2, 3, 1)
             apart.append((ours.short() - other.short()).abs().float().mean(dim=(1, 2, 3)))
         difference = torch.cat(apart)
-    # Chroma is upsampled in another way on a GPU; a picture that is another picture differs by tens.
+    # Chroma is upsampled in another way on a GPU; an image that is another image differs by tens.
     found["mean_difference_to_cpu"] = difference.mean().item()
     found["largest_of_a_picture"] = difference.max().item()
     found["trusted"] = found["batches_that_changed"] == 0 and found["largest_of_a_picture"] < 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TARGET = 30_000  # pictures/s end to end on one H200 and 16 cores
+TARGET = 30_000  # images/s end to end on one H200 and 16 cores
 TARGET_SHARE = 0.9  # of the step alone
 SETTINGS = (
     "backend", "options", "batch_size", "threads", "prefetch", "compile", "command",
@@ -65,7 +65,7 @@ def line_of(row: Mapping[str, Any]) -> str:
 def _pixels(row: Mapping[str, Any]) -> str:
     return (
         f"{row['batches_that_changed']} of {row['batches']} batches changed, "
-        f"{row['mean_difference_to_cpu']:.2f} levels off the CPU's (worst picture {row['largest_of_a_picture']:.1f})"
+        f"{row['mean_difference_to_cpu']:.2f} levels off the CPU's (worst image {row['largest_of_a_picture']:.1f})"
     )
 
 
@@ -80,8 +80,8 @@ def summary(result: Mapping[str, Any]) -> str:
     if not (result["environment"]["gpu"] and best["step"] and best["train"]):
         return ""
     return (
-        f"End to end {best['train']:,.0f} pictures/s, {best['train'] / best['step']:.0%} of the step alone. "
-        f"Targets on one H200 with 16 cores: {TARGET:,} pictures/s and {TARGET_SHARE:.0%}."
+        f"End to end {best['train']:,.0f} images/s, {best['train'] / best['step']:.0%} of the step alone. "
+        f"Targets on one H200 with 16 cores: {TARGET:,} images/s and {TARGET_SHARE:.0%}."
     )
 
 
@@ -96,7 +96,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"({e['cpu']}); {s['model']}, batches of {s['batch_size']}, {s['image_size']} pixels, {s['turns']} turns of "
         f"{s['seconds']} s; {versions}. {result['note']}".strip(),
         "",
-        "| section | data | setting | pictures/s | lowest to highest |",
+        "| section | data | setting | images/s | lowest to highest |",
         "|---|---|---|---:|---|",
     ]
     for row in result["rows"]:

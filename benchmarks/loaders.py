@@ -44,7 +44,7 @@ GROUP = (
 
 @dataclass(frozen=True)
 class Peer:
-    """A way to load pictures: its adapter, the environment that runs it, and settings that make it this variant."""
+    """A way to load images: its adapter, the environment that runs it, and settings that make it this variant."""
 
     name: str
     title: str
@@ -128,7 +128,7 @@ def setup(envs: Path, peers: Sequence[Peer]) -> None:
 
 
 def prepare(work: Path, name: str, source: Path, count: int | None, envs: Path, peers: Sequence[Peer]) -> None:
-    """WORK/NAME: the pictures as class folders, their order, and each peer's own format."""
+    """WORK/NAME: the images as class folders, their order, and each peer's own format."""
     data = work / name
     if not (data / "data.json").exists():
         lay_out(data, source, count)
@@ -144,9 +144,9 @@ def prepare(work: Path, name: str, source: Path, count: int | None, envs: Path, 
 
 
 def lay_out(data: Path, source: Path, count: int | None) -> None:
-    """Hard-link (or copy) pictures of `source`, a folder of class folders, into DATA/jpeg, and write their order.
+    """Hard-link (or copy) images of `source`, a folder of class folders, into DATA/jpeg, and write their order.
 
-    Pictures are taken from the classes in turn. Where more are wanted than there are, they are taken again.
+    Images are taken from the classes in turn. Where more are wanted than there are, they are taken again.
     """
     from PIL import Image
 
@@ -155,8 +155,8 @@ def lay_out(data: Path, source: Path, count: int | None) -> None:
     for path in sorted(source.rglob("*")):
         if path.suffix.lower() not in (".jpeg", ".jpg"):
             continue
-        with Image.open(path) as picture:
-            if picture.format != "JPEG" or picture.mode not in ("RGB", "L"):
+        with Image.open(path) as image:
+            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                 left_out += 1
                 continue
         classes.setdefault(path.relative_to(source).parts[0], []).append(path)
@@ -167,7 +167,7 @@ def lay_out(data: Path, source: Path, count: int | None) -> None:
     found = [(name, files[turn]) for turn in turns for name, files in classes.items() if turn < len(files)]
     count = count or -(-len(found) // GROUP) * GROUP
     if count % GROUP:
-        raise SystemExit(f"the number of pictures must be a multiple of {GROUP}, got {count}")
+        raise SystemExit(f"the number of images must be a multiple of {GROUP}, got {count}")
     records = [(*found[i % len(found)], i // len(found)) for i in range(count)]
     rng.shuffle(records)
     shutil.rmtree(data, ignore_errors=True)
@@ -181,8 +181,8 @@ def lay_out(data: Path, source: Path, count: int | None) -> None:
             os.link(path.resolve(), target)
         except OSError:
             shutil.copyfile(path, target)
-        with Image.open(target) as picture:
-            pixels += picture.width * picture.height
+        with Image.open(target) as image:
+            pixels += image.width * image.height
         size += target.stat().st_size
         lines.append(f"{name}/{target.name}\t{labels[name]}\n")
     (data / "pictures.tsv").write_text("".join(lines))
@@ -313,7 +313,7 @@ def problems(run: Mapping[str, Any], data: Path, peer: Peer) -> list[str]:
 
 
 def rate(run: Mapping[str, Any]) -> float:
-    """Median over the measured epochs of a run (the first is the warm-up), in pictures a second of the whole epoch.
+    """Median over the measured epochs of a run (the first is the warm-up), in images a second of the whole epoch.
 
     With the first batch apart, a loader whose workers each make a batch of their own would be favoured: with four of
     them, three more of an epoch's twelve batches are all but done by then (MosaicML Streaming: 1,370/s in that measure,
@@ -445,7 +445,7 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def applicable(peers: Sequence[Peer], case: Case) -> list[Peer]:
-    """Decoded pictures are held where they are small and of one size."""
+    """Decoded images are held where they are small and of one size."""
     return [peer for peer in peers if peer.name not in PIXELS or case.data.startswith("tiny")]
 
 
@@ -524,7 +524,7 @@ def main() -> None:
         sub.add_argument("--work", type=lambda p: Path(p).absolute(), required=True, help="folder of the prepared data")
         if name == "prepare":
             sub.add_argument("--source", type=_named, action="append", required=True, metavar="NAME=FOLDER")
-            sub.add_argument("--pictures", type=_named, action="append", default=[], metavar="NAME=COUNT")
+            sub.add_argument("--images", type=_named, action="append", default=[], metavar="NAME=COUNT")
             continue
         sub.add_argument("--out", type=Path, required=True, help="the result file, made or added to")
         sub.add_argument("--case", type=Case.parse, nargs="+", required=True, metavar="DATA-SIZE-OUTPUT")
@@ -546,7 +546,7 @@ def main() -> None:
     if args.command == "setup":
         setup(args.envs, args.peer)
     elif args.command == "prepare":
-        counts = dict(args.pictures)
+        counts = dict(args.images)
         for name, folder in args.source:
             count = int(counts[name]) if name in counts else None
             prepare(args.work, name, Path(folder).absolute(), count, args.envs, args.peer)

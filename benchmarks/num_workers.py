@@ -1,13 +1,13 @@
-"""Why are 4 workers slower than 0? What worker processes cost and gain, measured on Tiny ImageNet's 64-pixel pictures.
+"""Why are 4 workers slower than 0? What worker processes cost and gain, measured on Tiny ImageNet's 64-pixel images.
 
     python benchmarks/num_workers.py run --train TINY/train --out RESULT.json [--rounds 1]
     python benchmarks/num_workers.py doc --result RESULT.json [--check]
 
-`run` trains nothing: it reads 5,000 pictures (ten classes) for three epochs, as notebooks do, with a custom Dataset
+`run` trains nothing: it reads 5,000 images (ten classes) for three epochs, as notebooks do, with a custom Dataset
 under torch's DataLoader, and as this package does; each case in a process of its own, case after case, round after
 round, added to RESULT at once. `doc` draws docs/num-workers.png and renews the tables of docs/num-workers*.md.
 
-Cases: pictures from files (PIL, ToTensor, Normalize) or from a tensor in memory; 0, 1, 2 or 4 workers; workers that are
+Cases: images from files (PIL, ToTensor, Normalize) or from a tensor in memory; 0, 1, 2 or 4 workers; workers that are
 forked each epoch (PyTorch's default on Linux), forked once (persistent_workers), or spawned each epoch (the default of
 Windows and macOS); and alexnet-fast over a packed data set, its workers forked once or threads.
 """
@@ -52,12 +52,12 @@ class FileDataset:
         from PIL import Image
 
         path, label = self.paths[i]
-        with Image.open(path) as picture:
-            return self.transform(picture.convert("RGB")), label
+        with Image.open(path) as image:
+            return self.transform(image.convert("RGB")), label
 
 
 class MemoryDataset:
-    """The same pictures decoded beforehand: __getitem__ only indexes a tensor."""
+    """The same images decoded beforehand: __getitem__ only indexes a tensor."""
 
     def __init__(self, files: FileDataset) -> None:
         import torch
@@ -73,7 +73,7 @@ class MemoryDataset:
 
 
 def list_files(train: Path) -> list[tuple[str, int]]:
-    """(path, label) of the pictures of the first classes."""
+    """(path, label) of the images of the first classes."""
     folders = sorted(folder for folder in train.iterdir() if folder.is_dir())[:CLASSES]
     return [(str(p), label) for label, folder in enumerate(folders) for p in sorted(folder.rglob("*.JPEG"))]
 
@@ -158,7 +158,7 @@ def run(train: Path, out: Path, rounds: int, budget: float) -> None:
 
 
 def write_packed(files: list[tuple[str, int]], folder: Path) -> None:
-    """The same pictures as a packed data set."""
+    """The same images as a packed data set."""
     from alexnet_fast.packing import pack
 
     source = folder.with_name("source")

@@ -87,7 +87,7 @@ def machine(result: dict[str, Any], rows: list[dict[str, Any]], language: str) -
     )
     return (
         f"{e['machine']}, {e['usable_cores']} usable cores, {e['system'].split('-')[0]}, Python {v['python']}, torch "
-        f"{v['torch']}, torchvision {v['torchvision']}; {rows[0]['pictures']:,} pictures in batches of "
+        f"{v['torch']}, torchvision {v['torchvision']}; {rows[0]['pictures']:,} images in batches of "
         f"{e['batch_size']}; {how}."
     )
 
@@ -120,7 +120,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.legend(fontsize=8)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    panels[0].set_ylabel(f"seconds an epoch of {rows[0]['pictures']:,} pictures")
+    panels[0].set_ylabel(f"seconds an epoch of {rows[0]['pictures']:,} images")
     figure.savefig(path, metadata={"Software": None})
 
 

@@ -5,7 +5,7 @@
 SOURCE is a folder of JPEGs (Tiny ImageNet's, or one of class folders). Each contestant runs as a command of its own and
 is followed by sync, in turns A B C A B C; its time ends when sync does. Before each, SOURCE is read once, so that all
 start with it in the page cache, and the disk is synced. The peers read the same files in a shuffled order and store
-their bytes as they are, with 1 and with 2 processes, and check nothing; pack decodes every picture once. What a program
+their bytes as they are, with 1 and with 2 processes, and check nothing; pack decodes every image once. What a program
 takes to start and to import its packages is told apart. Each peer has an interpreter, ENVS/NAME/bin/python
 (`benchmarks/loaders.py setup` makes them).
 """

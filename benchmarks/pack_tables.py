@@ -23,7 +23,7 @@ def table(result: Mapping[str, Any]) -> str:
     ours = rows["alexnet-fast"]
     source = result["environment"]["source"]
     lines = [
-        f"{source['jpegs']:,} pictures, {source['megabytes']:,.0f} MB:",
+        f"{source['jpegs']:,} images, {source['megabytes']:,.0f} MB:",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|---" + "|---:" * (len(HEADER) - 1) + "|",
@@ -58,7 +58,7 @@ def sentence(tiny: Mapping[str, Any]) -> str:
     quickest, e = rows[fastest], tiny["environment"]
     imports = f", {quickest['median'] - quickest['working']:.1f} s of it to import its packages"
     text = (
-        f"Tiny ImageNet's 110,000 labelled pictures are packed, each of them decoded, in {ours['median']:.1f} s on "
+        f"Tiny ImageNet's 110,000 labelled images are packed, each of them decoded, in {ours['median']:.1f} s on "
         f"{e['cores']} cores of an {e['cpu']}. Of the writers of MDS, WebDataset, LitData and FFCV, which decode none, "
         f"the quickest ({title(fastest.partition(',')[0])}) takes {quickest['median']:.1f} s{imports}; `cp -r` and "
         f"sync take {copy['median']:.1f} s ([all figures](docs/benchmarks.md#packing))."

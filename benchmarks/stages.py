@@ -21,13 +21,13 @@ import torch
 from loaders import environment
 
 from alexnet_fast import ShardReader
-from alexnet_fast.images import CropCutter, Places, plan_train, sample_crops, sample_flips
+from alexnet_fast.images import Cropper, OutputSlots, plan_train, sample_crops, sample_flips
 
 WAYS = ("native", "nvimgcodec", "simplejpeg")
 LOT = 16
 
 
-class Pictures:
+class Images:
     """JPEGs of a packed data set in memory, with the crops of an epoch."""
 
     def __init__(self, dataset: Path, size: int, count: int) -> None:
@@ -40,11 +40,11 @@ class Pictures:
         self.plan = plan_train(sample_crops(0, 0, records, rows["height"], rows["width"]), size)
         self.flips = sample_flips(0, 0, records)
         self.mean_bytes = round(float(rows["length"].mean()))
-        self.places = Places.over(np.zeros(LOT * 3 * size * size, np.uint8), size, "uint8")
+        self.places = OutputSlots.over(np.zeros(LOT * 3 * size * size, np.uint8), size, "uint8")
 
     def cut(self, decoder: str) -> dict[str, float]:
-        """Microseconds a picture of one thread's CPU time: decoding, resizing, all with what Python adds."""
-        cutter = CropCutter(self.size, decoder=decoder)
+        """Microseconds an image of one thread's CPU time: decoding, resizing, all with what Python adds."""
+        cutter = Cropper(self.size, decoder=decoder)
         begin = time.thread_time()
         for i in range(0, self.count, LOT):
             part = slice(i, i + LOT)
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="NAME-SIDE=DATASET")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=800)
+    parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,15 +71,15 @@ def main() -> None:
     for text in args.data:
         name, dataset = text.split("=", 1)
         size = int(name.rsplit("-", 1)[1])
-        pictures = Pictures(Path(dataset), size, args.pictures * (4 if size <= 96 else 1))
-        turns = [{way: pictures.cut(way) for way in WAYS} for _ in range(args.turns + 1)][1:]
+        images = Images(Path(dataset), size, args.images * (4 if size <= 96 else 1))
+        turns = [{way: images.cut(way) for way in WAYS} for _ in range(args.turns + 1)][1:]
         for way in WAYS:
             found = {stage: [turn[way][stage] for turn in turns] for stage in turns[0][way]}
             row = {
                 "data": name,
                 "way": way,
-                "pictures": pictures.count,
-                "mean_bytes": pictures.mean_bytes,
+                "pictures": images.count,
+                "mean_bytes": images.mean_bytes,
                 **{f"{stage}_us": round(statistics.median(values), 2) for stage, values in found.items()},
                 "all_us_range": [round(min(found["all"]), 2), round(max(found["all"]), 2)],
             }

@@ -31,7 +31,7 @@ from alexnet_fast.models.alexnet import forward_flops
 from alexnet_fast.models.precision import cpu_bf16_instructions
 from alexnet_fast.system import choose_device, synchronize, write_file_atomically
 from alexnet_fast.training import Ranks, hardware, versions
-from alexnet_fast.training.plan import make_plan
+from alexnet_fast.training.plan import plan_run
 from alexnet_fast.training.stopping import Stops
 from alexnet_fast.training.trainer import Trainer
 
@@ -70,13 +70,13 @@ def our_steps(args: argparse.Namespace, model: str, batch: int, folder: Path, de
     info = DatasetInfo(
         classes=classes, splits={"train": SplitInfo(records=100 * batch, bytes=0, labelled=True, shards=())}
     )
-    write_dataset_info(folder, info)  # the plan takes the data set's identity from it; no picture is read
+    write_dataset_info(folder, info)  # the plan takes the data set's identity from it; no image is read
     config = TrainConfig(
         dataset=folder, model=model, recipe="fast", batch_size=batch, image_size=args.image_size, backend="synthetic",
         lr=0.001, precision=args.precision, compile=args.compile, device=str(device),
     )  # fmt: skip
     ranks = Ranks(0, 1, device)
-    plan = make_plan(config, info, ranks, None)
+    plan = plan_run(config, info, ranks, None)
     trainer = Trainer(plan, info, ranks, None, Stops(), lambda line: None)
     trainer.forward.train()
     loader = open_loader(

@@ -1,10 +1,10 @@
 """Every benchmark at a small size with one summary: what `make bench` runs.
 
-    python benchmarks/suite.py [--pictures FOLDER] [--out suite.json] [--seconds 2] [--only pack,loaders,sweep,step]
+    python benchmarks/suite.py [--images FOLDER] [--out suite.json] [--seconds 2] [--only pack,loaders,sweep,step]
 
-Without --pictures it draws some (240 JPEGs of about ImageNet's size, in 8 classes). Small and quick, so good for seeing
+Without --images it draws some (240 JPEGs of about ImageNet's size, in 8 classes). Small and quick, so good for seeing
 that nothing has become slower, not for figures to publish: those come from the scripts beside this one, which measure
-longer, on real pictures and against more programs (loaders.py, num_workers.py, dali_readers.py, gpu.py).
+longer, on real images and against more programs (loaders.py, num_workers.py, dali_readers.py, gpu.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECTIONS = ("pack", "loaders", "sweep", "step")
 Row = tuple[str, str, str]  # section, what, figure
 
 
-def draw_pictures(folder: Path, classes: int = 8, per_class: int = 30) -> Path:
+def draw_images(folder: Path, classes: int = 8, per_class: int = 30) -> Path:
     """JPEGs of 500 x 375 pixels and about 100 kB, as ImageNet's in the median, from noise of several sizes."""
     import numpy as np
     from PIL import Image
@@ -46,31 +46,31 @@ def draw_pictures(folder: Path, classes: int = 8, per_class: int = 30) -> Path:
     return folder
 
 
-def bench_pack(pictures: Path, work: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
-    """`pack`, every picture checked, beside a plain copy of the same folder; alternating, both synced."""
+def bench_pack(images: Path, work: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
+    """`pack`, every image checked, beside a plain copy of the same folder; alternating, both synced."""
     import os
 
     from alexnet_fast.packing import pack
 
-    count = sum(1 for _ in pictures.rglob("*.JPEG"))
+    count = sum(1 for _ in images.rglob("*.JPEG"))
     times: dict[str, list[float]] = {"pack": [], "copy": []}
     for turn in range(3):
         begin = time.perf_counter()
-        pack(str(pictures), work / f"packed-{turn}")
+        pack(str(images), work / f"packed-{turn}")
         times["pack"].append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        shutil.copytree(pictures, work / f"copy-{turn}")
+        shutil.copytree(images, work / f"copy-{turn}")
         os.sync()
         times["copy"].append(time.perf_counter() - begin)
     rates = {name: count / median(values) for name, values in times.items()}
     rows = [
-        ("pack", "checked, into shards", f"{rates['pack']:,.0f} pictures/s"),
-        ("pack", "plain copy of the folder", f"{rates['copy']:,.0f} pictures/s"),
+        ("pack", "checked, into shards", f"{rates['pack']:,.0f} images/s"),
+        ("pack", "plain copy of the folder", f"{rates['copy']:,.0f} images/s"),
     ]
     return rows, {"pictures": count, "pictures_per_s": rates, "seconds": times}
 
 
-def bench_loaders(pictures: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
+def bench_loaders(images: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
     """Our backends and ImageFolder under a DataLoader, each with as many workers as cores, alternating."""
     from alexnet_fast.bench.results import BASELINE
     from alexnet_fast.bench.sweep import CellError, run_cell
@@ -81,7 +81,7 @@ def bench_loaders(pictures: Path, packed: Path, seconds: float) -> tuple[list[Ro
         name: {**common, "backend": name, "dataset": str(packed), "dtype": "float32", "device": "auto"}
         for name in ("torchvision", "dali", "resident")
     }
-    loaders[BASELINE] = {**common, "backend": BASELINE, "folder": str(pictures)}
+    loaders[BASELINE] = {**common, "backend": BASELINE, "folder": str(images)}
     device = best_device()
     results: dict[str, Any] = {name: [] for name in loaders}
     for _ in range(2):
@@ -97,19 +97,19 @@ def bench_loaders(pictures: Path, packed: Path, seconds: float) -> tuple[list[Ro
                 break
     rows = []
     for name, rates in results.items():
-        figure = rates if isinstance(rates, str) else f"{median(rates):,.0f} pictures/s" if rates else "not measured"
+        figure = rates if isinstance(rates, str) else f"{median(rates):,.0f} images/s" if rates else "not measured"
         rows.append(("loaders", "ImageFolder + DataLoader" if name == BASELINE else name, figure))
     return rows, {"workers": common["num_workers"], "pictures_per_s": results}
 
 
-def bench_sweep(pictures: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
+def bench_sweep(images: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
     """`bench-loader` with its baseline: the setting that it recommends here."""
     from alexnet_fast.bench import bench_loader
     from alexnet_fast.config import BenchConfig
 
     report = bench_loader(
         BenchConfig(
-            dataset=packed, baseline=pictures, batch_sizes=(32,), seconds=seconds, backends=("torchvision",),
+            dataset=packed, baseline=images, batch_sizes=(32,), seconds=seconds, backends=("torchvision",),
             model="none",
         )
     )  # fmt: skip
@@ -119,7 +119,7 @@ def bench_sweep(pictures: Path, packed: Path, seconds: float) -> tuple[list[Row]
 
 
 def bench_step(seconds: float) -> tuple[list[Row], dict[str, Any]]:
-    """A training step of each network on pictures that lie on the device."""
+    """A training step of each network on images that lie on the device."""
     from alexnet_fast.bench.sweep import CellError, run_cell
     from alexnet_fast.config import MODELS
 
@@ -131,7 +131,7 @@ def bench_step(seconds: float) -> tuple[list[Row], dict[str, Any]]:
         }  # fmt: skip
         try:
             results[model] = run_cell(task, 300).by_name["demand"]
-            figure = f"{results[model]['images_per_s']:,.0f} pictures/s ({results[model]['precision']})"
+            figure = f"{results[model]['images_per_s']:,.0f} images/s ({results[model]['precision']})"
         except CellError as error:
             results[model], figure = {"error": str(error)}, str(error)
         rows.append(("step", model, figure))
@@ -162,7 +162,7 @@ def main() -> None:
     from alexnet_fast.packing import pack
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=Path, help="a folder of class folders of JPEGs; drawn if not given")
+    parser.add_argument("--images", type=Path, help="a folder of class folders of JPEGs; drawn if not given")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time of each part")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
@@ -173,13 +173,13 @@ def main() -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         work = Path(folder)
-        pictures = a.pictures or draw_pictures(work / "pictures")
+        images = a.images or draw_images(work / "pictures")
         packed = work / "packed"
-        pack(str(pictures), packed)
+        pack(str(images), packed)
         parts: dict[str, Callable[[], tuple[list[Row], dict[str, Any]]]] = {
-            "pack": lambda: bench_pack(pictures, work, a.seconds),
-            "loaders": lambda: bench_loaders(pictures, packed, a.seconds),
-            "sweep": lambda: bench_sweep(pictures, packed, a.seconds),
+            "pack": lambda: bench_pack(images, work, a.seconds),
+            "loaders": lambda: bench_loaders(images, packed, a.seconds),
+            "sweep": lambda: bench_sweep(images, packed, a.seconds),
             "step": lambda: bench_step(a.seconds),
         }
         rows: list[Row] = []

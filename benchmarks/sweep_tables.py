@@ -62,12 +62,12 @@ def sweeps(pairs: Pairs, markdown: Table) -> str:
                     f"{report.seconds:.0f} s",
                 ]
             )
-    headings = ("", "recommended", "pictures/s", "spread", "expected of training", "as the first?", "announced", "took")
+    headings = ("", "recommended", "images/s", "spread", "expected of training", "as the first?", "announced", "took")
     return markdown(headings, rows)
 
 
 def rates(pairs: Pairs, markdown: Table) -> str:
-    """A line a setting: pictures/s and time to the first batch in both sweeps."""
+    """A line a setting: images/s and time to the first batch in both sweeps."""
     rows = []
     for name, (first, second) in pairs.items():
         for row in first.measured.rows:
@@ -82,7 +82,7 @@ def rates(pairs: Pairs, markdown: Table) -> str:
                     *(f"{r.start:.2f} s" for r in both),
                 ]
             )
-    headings = ("data and workers", "sweep 1, pictures/s (spread)", "sweep 2", "change", "first batch, 1", "2")
+    headings = ("data and workers", "sweep 1, images/s (spread)", "sweep 2", "change", "first batch, 1", "2")
     return markdown(headings, rows)
 
 
@@ -98,7 +98,7 @@ def machine(pairs: Pairs) -> str:
     """Where it was measured."""
     e = next(iter(pairs.values()))[0].measured.environment
     found = {DATA[name]: first.measured.environment for name, (first, _) in pairs.items()}
-    data = "; ".join(f"{name}: {e.records:,} pictures, {e.bytes / 1e6:,.0f} MB" for name, e in found.items())
+    data = "; ".join(f"{name}: {e.records:,} images, {e.bytes / 1e6:,.0f} MB" for name, e in found.items())
     seconds = e.settings["seconds"]
     return (
         f"{e.machine}, {e.usable_cores} usable cores, device {e.device}; Python {e.versions['python']}, torch "

@@ -70,7 +70,7 @@ def good_runs(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def rate(run: Mapping[str, Any]) -> float:
-    """Pictures a second of one run: the median of its whole epochs after the warm-up."""
+    """Images a second of one run: the median of its whole epochs after the warm-up."""
     return statistics.median(epoch["pictures"] / epoch["seconds"] for epoch in run["epochs"][1:])
 
 
@@ -126,7 +126,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def loaders_overview(result: Mapping[str, Any], output: str = "uint8") -> str:
-    """A row for each loader, a column for each data set: pictures a second."""
+    """A row for each loader, a column for each data set: images a second."""
     cases = {title: result["cases"].get(f"{name}-{output}") for name, title in CASES.items()}
     columns = {title: (case, summaries(case)) for title, case in cases.items() if case and summaries(case)}
     rows = []
@@ -150,7 +150,7 @@ def loaders_overview(result: Mapping[str, Any], output: str = "uint8") -> str:
     ]
     if any(cell != "–" for cell in share):
         rows.append(["alexnet-fast to bare decode", *share])
-    return markdown(["pictures/s", *columns], rows)
+    return markdown(["images/s", *columns], rows)
 
 
 def loaders_machine(result: Mapping[str, Any]) -> str:
@@ -197,10 +197,10 @@ def loaders_detail(result: Mapping[str, Any]) -> str:
                     ", ".join(f"{k}={str(v).lower()}" for k, v in settings.items()),
                 ]
             )
-        header = ["", "pictures/s", "slowest–fastest run", "to the fastest peer", "CPU s / 1,000", "memory MB"]
+        header = ["", "images/s", "slowest–fastest run", "to the fastest peer", "CPU s / 1,000", "memory MB"]
         parts.append(
             f"### {CASES.get(name, name)}, {output}\n\n"
-            f"{d['records']:,} records ({d['distinct_pictures']:,} different pictures), {d['mean_bytes'] / 1000:.1f} "
+            f"{d['records']:,} records ({d['distinct_pictures']:,} different images), {d['mean_bytes'] / 1000:.1f} "
             f"kB and {d['mean_pixels']:,} pixels on average; batches of {case['batch_size']}.\n\n"
             + markdown([*header, "first batch s", "settings"], rows)
         )
@@ -240,7 +240,7 @@ def loaders_tuning(result: Mapping[str, Any]) -> str:
             rates = [trial["images_per_s"] for trial in trials]
             what = "; ".join(f"{name}: {', '.join(values)}" for name, values in tried.items() if len(values) > 1)
             rows.append([key, TITLES[peer], str(len(trials)), f"{min(rates):,.0f}–{max(rates):,.0f}", what])
-    return markdown(["case", "loader", "trials", "pictures/s", "tried"], rows)
+    return markdown(["case", "loader", "trials", "images/s", "tried"], rows)
 
 
 def loaders_tables() -> dict[str, str]:
@@ -288,7 +288,7 @@ def stage_results() -> dict[str, str]:
 
 
 def stages_table(result: Mapping[str, Any]) -> str:
-    """Milliseconds a picture of decoding and resizing, by who does it."""
+    """Milliseconds an image of decoding and resizing, by who does it."""
     by_data: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in result["rows"]:
         by_data.setdefault(row["data"], {})[row["way"]] = row
@@ -302,7 +302,7 @@ def stages_table(result: Mapping[str, Any]) -> str:
         for name, ways in by_data.items()
     ]
     header = [
-        "ms of a core", "whole picture, simplejpeg", "region, nvImageCodec", "region, compiled", "resize, torch",
+        "ms of a core", "whole image, simplejpeg", "region, nvImageCodec", "region, compiled", "resize, torch",
         "resize, compiled", "all, simplejpeg", "all, nvImageCodec", "all, compiled",
     ]  # fmt: skip
     return markdown(header, rows)
@@ -337,7 +337,7 @@ def replaced(page: str, tables: Mapping[str, str]) -> str:
 
 
 def loaders_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Bars of pictures a second, a panel a data set, with the slowest and fastest run; bare decode as a line."""
+    """Bars of images a second, a panel a data set, with the slowest and fastest run; bare decode as a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -358,7 +358,7 @@ def loaders_chart(result: Mapping[str, Any], path: Path) -> None:
             axis.axvline(rows[LIMIT]["rate"], color="#2c3e50", linestyle="--", linewidth=1, label="bare decode")
             axis.legend(loc="lower right", frameon=False)
         axis.set_title(title)
-        axis.set_xlabel("pictures a second, uint8")
+        axis.set_xlabel("images a second, uint8")
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Loaders on {result['environment']['cores']} cores, each at its best settings")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
     python benchmarks/tiny_imagenet_record.py DATASET --reduced --seeds 2 --out ...                      on a CPU
 
 Rules: five convolutions and three fully connected layers, at most 63 M parameters, no other data; top-1 on the whole
-val split with a picture and its mirror image averaged, of the last epoch, not of the best. The clock counts training
+val split with an image and its mirror image averaged, of the last epoch, not of the best. The clock counts training
 (data included) from the end of the first step, which is warm-up, to the last step; validation, compilation and loading
 are apart. Mean and spread are over seeds. `--recipe notebook` gives the baseline under the same clock.
 
@@ -28,7 +28,7 @@ from alexnet_fast.training import hardware, versions
 from alexnet_fast.training.checkpoint import load_checkpoint
 
 _MOST_PARAMETERS = 63_000_000
-# The recipe on top of `fast`. A first stride of 1 keeps maps of 64, 31, 15 and 7 pixels, as 224-pixel pictures nearly
+# The recipe on top of `fast`. A first stride of 1 keeps maps of 64, 31, 15 and 7 pixels, as 224-pixel images nearly
 # have, at four times the arithmetic, which a GPU has to spare. A running mean of the weights gained nothing in
 # ablations-xeon.json, so there is none.
 RECORD = {"stem_stride": 1}

@@ -122,7 +122,7 @@ def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | No
     repeats = min(row["repeats"] for row in steps["rows"])
     text = (
         f"Parameters and operations (a multiply and an add counted as two) at {row['classes']:,} classes and "
-        f"{row['image_size']} pixels. Speed: pictures/s of training steps without data, batch {row['batch_size']}, on "
+        f"{row['image_size']} pixels. Speed: images/s of training steps without data, batch {row['batch_size']}, on "
         f"{hardware['cores']} cores of an {hardware['cpu']} ({', '.join(hardware['bf16_instructions'])}), torch "
         f"{steps['versions']['torch'].partition('+')[0]}, the two loops in turns; median of {repeats} or more."
     )
@@ -205,11 +205,11 @@ def ablations_scale(ablations: Mapping[str, Any]) -> str:
     share = _levers(ablations)["base"]["val_top1"]
     doubt = math.sqrt(share * (1 - share) / splits["val"])
     return (
-        f"{ablations['dataset']['classes']} classes of Tiny ImageNet ({splits['train']:,} pictures to train, "
+        f"{ablations['dataset']['classes']} classes of Tiny ImageNet ({splits['train']:,} images to train, "
         f"{splits['val']:,} to validate), `{ablations['model']}` at {row['width']:g} of its width, {row['image_size']} "
         f"pixels, {row['epochs']} epochs, batch {row['batch_size']}, {row['precision']}, {hardware['cores']} cores of "
-        f"an {hardware['cpu']}. So few pictures leave a standard error of {doubt:.1%} in a top-1 of {share:.0%}, "
-        f"whatever the seed. Averaging each picture with its mirror image at test time gained "
+        f"an {hardware['cpu']}. So few images leave a standard error of {doubt:.1%} in a top-1 of {share:.0%}, "
+        f"whatever the seed. Averaging each image with its mirror image at test time gained "
         f"{summary['flip_at_test_gain'] * 100:+.1f} points over all {len(ablations['rows'])} runs and helped in "
         f"{summary['flip_at_test_wins']} of them."
     )

@@ -103,7 +103,7 @@ MISTAKES = [
     (["nosuchcommand"], 2, "No such command"),
     (["pack"], 2, "Missing argument"),
     (["pack", "nothere.zip", "D"], 2, "nothere.zip"),
-    (["pack", "{empty}", "D"], 2, "empty holds no pictures"),
+    (["pack", "{empty}", "D"], 2, "empty holds no images"),
     (["pack", "{text}", "D"], 2, "{text}"),
     (["pack", "{tree}", "D", "--shard-bytes", "lots"], 2, "1GiB"),
     (["pack", "{tree}", "D", "--shard-bytes", "0"], 2, "a size is"),
@@ -157,10 +157,10 @@ MISTAKES = [
     (["evaluate", "{text}", "{packed}"], 1, "damaged"),
     (["evaluate", "{text}", "{packed}", "--tta", "five-crop"], 2, "tta must be one of"),
     (["evaluate", "{text}", "{packed}", "--split", "test"], 2, "no labels"),
-    (["predict", "nothere", "{picture}"], 2, "nothere"),
-    (["predict", "{text}", "nopicture.jpg"], 2, "nopicture.jpg"),
-    (["predict", "{text}", "{empty}"], 2, "holds no pictures"),
-    (["predict", "{text}", "{picture}"], 1, "damaged"),
+    (["predict", "nothere", "{image}"], 2, "nothere"),
+    (["predict", "{text}", "noimage.jpg"], 2, "noimage.jpg"),
+    (["predict", "{text}", "{empty}"], 2, "holds no images"),
+    (["predict", "{text}", "{image}"], 1, "damaged"),
     (["export", "nothere", "model.onnx"], 2, "nothere"),
     (["export", "nothere", "model.tflite"], 2, ".onnx"),
     (["demo", "--out", "{text}"], 2, "{text}"),
@@ -169,16 +169,16 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, packed, make_pictures):
+def places(tmp_path_factory, packed, make_images):
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("not what you are looking for")
-    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "picture.png")
-    make_pictures(folder / "tree" / "train", classes=2, per_class=2)
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "image.png")
+    make_images(folder / "tree" / "train", classes=2, per_class=2)
     return {
         "empty": folder / "empty",
         "text": folder / "notes.txt",
-        "picture": folder / "picture.png",
+        "image": folder / "image.png",
         "tree": folder / "tree",
         "packed": packed,
     }

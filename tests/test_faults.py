@@ -1,4 +1,4 @@
-"""What goes wrong around pack and train: disks, permissions, changing files, bad pictures and labels of every kind."""
+"""What goes wrong around pack and train: disks, permissions, changing files, bad images and labels of every kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_picture, encode
+from conftest import draw_image, encode
 from PIL import Image
 
 from alexnet_fast import LoaderConfig, TrainConfig, open_loader, train
@@ -63,7 +63,7 @@ def make_source(folder: Path, count: int = 12, side: int = 64) -> Path:
         place = folder / "train" / f"n{label:08d}"
         place.mkdir(parents=True)
         for number in range(count // 2):
-            (place / f"{number}.JPEG").write_bytes(encode(draw_picture(label, number, (side, side))))
+            (place / f"{number}.JPEG").write_bytes(encode(draw_image(label, number, (side, side))))
     return folder
 
 
@@ -84,7 +84,7 @@ class AtStart(NoProgress):
     def __init__(self, action) -> None:
         self.action = action
 
-    def start(self, total: int, unit: str = "pictures") -> None:
+    def start(self, total: int, unit: str = "images") -> None:
         self.action()
 
 
@@ -225,7 +225,7 @@ def test_a_run_folder_is_cleared_of_what_a_killed_process_left(tmp_path):
 
 def test_a_temporary_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
     script = (
-        "import sys\nfrom alexnet_fast.files import temporary_folder\n"
+        "import sys\nfrom alexnet_fast.system import temporary_folder\n"
         "with temporary_folder('sweep-') as folder:\n    print(folder, flush=True); sys.stdin.read()"
     )
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -255,7 +255,7 @@ def test_a_temporary_folder_of_a_killed_process_goes_and_that_of_a_living_one_st
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_sixty_four_loader_workers_finish(packed_small, kind):
-    """More workers than cores, and than pictures in a batch."""
+    """More workers than cores, and than images in a batch."""
     config = LoaderConfig(
         dataset=packed_small, split="train", batch_size=4, image_size=32, num_workers=64, backend="torchvision",
         device="cpu", prefetch=1, options={"workers": kind},
@@ -282,7 +282,7 @@ def spoilt(tmp_path: Path, action, **options):
         lambda victim: os.truncate(victim, 300),
         lambda victim: os.truncate(victim, 0),
         lambda victim: shutil.rmtree(victim.parent),
-        lambda victim: victim.write_bytes(b"text that is longer than any picture here was " * 400),
+        lambda victim: victim.write_bytes(b"text that is longer than any image here was " * 400),
     ],
     ids=["deleted", "truncated", "emptied", "folder deleted", "overwritten"],
 )
@@ -369,12 +369,12 @@ class _DiesAfter(NoProgress):
             raise ZeroDivisionError
 
 
-# ---- pictures
+# ---- images
 
 
-def _saved(picture: Image.Image, format: str, **options: object) -> bytes:
+def _saved(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -415,7 +415,7 @@ TWELVE_BITS = base64.b85decode(
 @functools.cache
 def zoo() -> dict[str, tuple[bytes, str]]:
     """name -> (bytes, 'packed' as it is, 'encoded' anew, 'refused', or 'any' of these)."""
-    rgb = draw_picture(1, 1, (80, 60))
+    rgb = draw_image(1, 1, (80, 60))
     good = encode(rgb)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -429,9 +429,9 @@ def zoo() -> dict[str, tuple[bytes, str]]:
     return {
         "good": (good, "packed"),
         "grey": (encode(rgb.convert("L")), "packed"),
-        "one": (encode(draw_picture(0, 0, (1, 1))), "packed"),
-        "thin": (encode(draw_picture(0, 0, (1, 5000))), "packed"),
-        "wide": (encode(draw_picture(0, 0, (5000, 1))), "packed"),
+        "one": (encode(draw_image(0, 0, (1, 1))), "packed"),
+        "thin": (encode(draw_image(0, 0, (1, 5000))), "packed"),
+        "wide": (encode(draw_image(0, 0, (5000, 1))), "packed"),
         "restart": (_saved(rgb, "JPEG", restart_marker_blocks=2), "any"),
         "exif": (_saved(rgb, "JPEG", exif=exif), "any"),
         "progressive": (_saved(rgb, "JPEG", progressive=True), "any"),
@@ -458,17 +458,17 @@ def zoo() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_every_kind_of_bad_picture(tmp_path):
-    """Pictures that are empty, text, zeros, cut, PNG, GIF, WebP, BMP, palette, alpha, 16-bit, CMYK, YCCK, 12-bit,
+def test_every_kind_of_bad_image(tmp_path):
+    """Images that are empty, text, zeros, cut, PNG, GIF, WebP, BMP, palette, alpha, 16-bit, CMYK, YCCK, 12-bit,
     arithmetic-coded, progressive, with restart markers, 1x1, 1x5000, 5000x1, 20,000x20,000, grey, with EXIF, with
     trailing garbage or 10 MB of ICC profile, all of them named .JPEG.
 
     What can be decoded is packed, in a form that every backend decodes; what cannot is named and left out.
     """
-    pictures = zoo()
+    images = zoo()
     place = tmp_path / "source/train/n00000000"
     place.mkdir(parents=True)
-    for name, (content, _) in pictures.items():
+    for name, (content, _) in images.items():
         (place / f"{name}.JPEG").write_bytes(content)
     done = run("pack", tmp_path / "source", tmp_path / "data", "--on-bad-image", "skip", "--workers", "0")
     assert done.returncode == 0, done.stderr
@@ -477,9 +477,9 @@ def test_every_kind_of_bad_picture(tmp_path):
     reader = ShardReader(tmp_path / "data", "train")
     stored = {Path(reader.key(i)).stem: reader.read(i) for i in range(len(reader))}
     left_out = {Path(entry["key"]).stem for entry in read_dataset_info(tmp_path / "data").packing["left_out"]}
-    assert stored.keys() | left_out == pictures.keys()
+    assert stored.keys() | left_out == images.keys()
     assert not stored.keys() & left_out
-    for name, (content, fate) in pictures.items():
+    for name, (content, fate) in images.items():
         if fate == "packed":
             assert stored[name] == content, name
         elif fate == "encoded":
@@ -487,14 +487,14 @@ def test_every_kind_of_bad_picture(tmp_path):
         elif fate == "refused":
             assert name in left_out, name
     for name, jpeg in stored.items():
-        with Image.open(io.BytesIO(jpeg)) as picture:
-            assert picture.format == "JPEG", name
-            assert picture.mode in ("RGB", "L"), name
-            picture.load()
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert image.format == "JPEG", name
+            assert image.mode in ("RGB", "L"), name
+            image.load()
 
 
 @pytest.mark.parametrize("name", ["empty", "text", "twelve"])
-def test_a_bad_picture_is_named(tmp_path, name):
+def test_a_bad_image_is_named(tmp_path, name):
     place = tmp_path / "source/train/n00000000"
     place.mkdir(parents=True)
     (place / "fine.JPEG").write_bytes(zoo()["good"][0])
@@ -512,10 +512,10 @@ def tiny(folder: Path, annotations: bytes, *, words: bytes = b"n00000000\tcat\nn
         place = folder / f"train/n{label:08d}/images"
         place.mkdir(parents=True)
         for number in range(2):
-            (place / f"n{label:08d}_{number}.JPEG").write_bytes(encode(draw_picture(label, number, (64, 64))))
+            (place / f"n{label:08d}_{number}.JPEG").write_bytes(encode(draw_image(label, number, (64, 64))))
     (folder / "val/images").mkdir(parents=True)
     for number in range(2):
-        (folder / f"val/images/val_{number}.JPEG").write_bytes(encode(draw_picture(number, 9, (64, 64))))
+        (folder / f"val/images/val_{number}.JPEG").write_bytes(encode(draw_image(number, 9, (64, 64))))
     (folder / "val/val_annotations.txt").write_bytes(annotations)
     (folder / "wnids.txt").write_bytes(b"n00000001\nn00000000\n")
     (folder / "words.txt").write_bytes(words)
@@ -555,7 +555,7 @@ def test_labels_that_can_be_read(tmp_path, annotations):
         (b"\xff\xfe\x00\x00", "val_annotations"),
         (b"", "val_annotations|val_"),
     ],
-    ids=["no class", "unknown wnid", "picture without line", "two classes", "binary", "empty"],
+    ids=["no class", "unknown wnid", "image without line", "two classes", "binary", "empty"],
 )
 def test_labels_that_cannot(tmp_path, annotations, named):
     with pytest.raises((UsageError, DamagedDataError), match=named):
@@ -567,7 +567,7 @@ def test_names_in_chinese_and_with_spaces(tmp_path):
     for name in ("猫 和 狗", "a b"):
         place = tmp_path / "图片 源/train" / name
         place.mkdir(parents=True)
-        (place / "图 1.JPEG").write_bytes(encode(draw_picture(0, 0, (64, 64))))
+        (place / "图 1.JPEG").write_bytes(encode(draw_image(0, 0, (64, 64))))
     done = run("pack", tmp_path / "图片 源", tmp_path / "数据 集", env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"})
     assert done.returncode == 0, done.stderr
     info = read_dataset_info(tmp_path / "数据 集")
@@ -640,7 +640,7 @@ def test_a_zip_that_claims_what_it_does_not_hold(tmp_path):
     """Sizes, offsets and counts of the directory, each made huge: refused, or of no consequence."""
     path = tmp_path / "bad.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("train/n00000000/a.JPEG", picture := encode(draw_picture(0, 0)))
+        archive.writestr("train/n00000000/a.JPEG", image := encode(draw_image(0, 0)))
     sound = path.read_bytes()
     entry, end = sound.index(b"PK\x01\x02"), sound.rindex(b"PK\x05\x06")
     for at, width in (
@@ -654,7 +654,7 @@ def test_a_zip_that_claims_what_it_does_not_hold(tmp_path):
             except AlexNetFastError as error:
                 assert "bad.zip" in str(error)
             else:
-                assert ShardReader(tmp_path / "data", "train").read(0) == picture
+                assert ShardReader(tmp_path / "data", "train").read(0) == image
                 shutil.rmtree(tmp_path / "data")
             assert [p.name for p in tmp_path.iterdir()] == ["bad.zip"]
 
@@ -663,10 +663,10 @@ def test_a_parquet_file_built_to_hurt(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    picture = {"bytes": encode(draw_picture(0, 0)), "path": "../../../etc/x\x00.jpg"}
+    image = {"bytes": encode(draw_image(0, 0)), "path": "../../../etc/x\x00.jpg"}
     for number, labels in enumerate(([2**31 - 2, 0], [2**60, 0], ["a", "b"], [-(2**63), 0], [1e9, 0.5])):
         path = tmp_path / f"train-{number}.parquet"
-        pq.write_table(pa.table({"image": [picture, picture], "label": labels}), path)
+        pq.write_table(pa.table({"image": [image, image], "label": labels}), path)
         with contextlib.suppress(AlexNetFastError):
             pack(path, tmp_path / f"data{number}", workers=0)
     assert not (tmp_path.parent / "etc").exists()

@@ -1,4 +1,4 @@
-"""What a data set holds, in words and in pictures."""
+"""What a data set holds, in words and in images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import encode, make_samples, pack_pictures
+from conftest import encode, make_samples, pack_images
 from PIL import Image
 
 import alexnet_fast as af
 from alexnet_fast.images import finish_batch
-from alexnet_fast.inspection import inspect, read_picture, to_pictures
+from alexnet_fast.inspection import inspect, read_image, to_images
 
 
 def pixels(path):
@@ -21,21 +21,21 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def test_the_words_count_pictures_sizes_and_classes(packed):
+def test_the_words_count_images_sizes_and_classes(packed):
     words = inspect(packed)
-    assert "85 pictures in 4 classes, packed from tests" in words
-    assert "train: 53 pictures" in words
-    assert "test: 9 pictures" in words
+    assert "85 images in 4 classes, packed from tests" in words
+    assert "train: 53 images" in words
+    assert "test: 9 images" in words
     assert "without labels" in words
-    assert "13 to 14 pictures a class" in words
+    assert "13 to 14 images a class" in words
     assert "64 to 250 in all" in words  # of the shorter sides
     assert "byte for byte" in words
 
 
 def test_one_size_and_an_even_balance_are_said_shortly(packed_small, tmp_path):
     assert "all 64 x 64 pixels" in inspect(packed_small)
-    even = pack_pictures(tmp_path / "even", {"train": make_samples("train", 12, 4)}, num_classes=4)
-    assert "even: 3 pictures a class" in inspect(even)
+    even = pack_images(tmp_path / "even", {"train": make_samples("train", 12, 4)}, num_classes=4)
+    assert "even: 3 images a class" in inspect(even)
 
 
 def test_what_pack_changed_is_listed(tmp_path):
@@ -43,8 +43,8 @@ def test_what_pack_changed_is_listed(tmp_path):
     for name in "ab":
         (source / name).mkdir(parents=True)
         for i in range(3):
-            picture = Image.new("RGB", (40, 30), (80 * i, 100, 50))
-            picture.save(source / name / f"{i}.png" if name == "a" and i == 0 else source / name / f"{i}.jpg")
+            image = Image.new("RGB", (40, 30), (80 * i, 100, 50))
+            image.save(source / name / f"{i}.png" if name == "a" and i == 0 else source / name / f"{i}.jpg")
     af.pack(tmp_path / "source", tmp_path / "data", resize_shorter=20)
     words = inspect(tmp_path / "data")
     assert "pack changed:" in words
@@ -53,17 +53,17 @@ def test_what_pack_changed_is_listed(tmp_path):
     assert "resize_shorter=20" in words
 
 
-def test_a_grid_holds_the_pictures_of_the_split(packed, tmp_path):
+def test_a_grid_holds_the_images_of_the_split(packed, tmp_path):
     words = inspect(packed, grid=tmp_path / "grid.png", split="val")
     assert f"grid of val: {tmp_path / 'grid.png'}" in words
     assert pixels(tmp_path / "grid.png").std() > 30
 
 
-def test_the_augmented_grid_shows_the_picture_beside_what_the_loader_fed(tmp_path):
-    # One picture of one colour: whatever is cropped from it has that colour too, so both cells must show it.
+def test_the_augmented_grid_shows_the_image_beside_what_the_loader_fed(tmp_path):
+    # One image of one colour: whatever is cropped from it has that colour too, so both cells must show it.
     jpeg = encode(Image.new("RGB", (90, 60), (200, 40, 90)), quality=98)
     samples = [(jpeg, 0, f"{i}.jpg") for i in range(4)]
-    data = pack_pictures(tmp_path / "data", {"train": samples, "val": samples}, num_classes=1)
+    data = pack_images(tmp_path / "data", {"train": samples, "val": samples}, num_classes=1)
     for split in ("train", "val"):
         inspect(data, split=split, grid=tmp_path / "grid.png", augmented=True, image_size=32)
         flat = pixels(tmp_path / "grid.png").reshape(-1, 3).astype(int)
@@ -75,13 +75,13 @@ def test_the_augmented_grid_shows_the_picture_beside_what_the_loader_fed(tmp_pat
 def test_normalisation_is_undone_exactly():
     images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     expected = images.permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(to_pictures(finish_batch(images, None, torch.float32)), expected)
-    assert np.array_equal(to_pictures(images), expected)
-    coarse = to_pictures(finish_batch(images, None, torch.bfloat16)).astype(int)
+    assert np.array_equal(to_images(finish_batch(images, None, torch.float32)), expected)
+    assert np.array_equal(to_images(images), expected)
+    coarse = to_images(finish_batch(images, None, torch.bfloat16)).astype(int)
     assert abs(coarse - expected).max() <= 2
 
 
-def test_the_same_seed_draws_the_same_pictures(packed, tmp_path):
+def test_the_same_seed_draws_the_same_images(packed, tmp_path):
     drawn = []
     for seed in (1, 1, 2):
         inspect(packed, grid=tmp_path / "grid.png", seed=seed)
@@ -92,7 +92,7 @@ def test_the_same_seed_draws_the_same_pictures(packed, tmp_path):
 
 def test_grey_records_are_read_as_rgb(packed):
     reader = af.ShardReader(packed, "train")
-    shapes = {read_picture(reader, record).shape[2] for record in range(len(reader))}
+    shapes = {read_image(reader, record).shape[2] for record in range(len(reader))}
     reader.close()
     assert shapes == {3}
 

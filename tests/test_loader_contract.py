@@ -25,8 +25,8 @@ class Case:
 
     Attributes:
         backend, settings: go into LoaderConfig.
-        equal_sizes: the backend takes only pictures of one size.
-        exact: its pictures depend on (seed, epoch, record) alone, whatever the workers.
+        equal_sizes: the backend takes only images of one size.
+        exact: its images depend on (seed, epoch, record) alone, whatever the workers.
         reads: it reads the data set (synthetic does not).
     """
 
@@ -65,7 +65,7 @@ exact_case = pytest.mark.parametrize("case", _params(lambda c: c.reads and c.exa
 
 @pytest.fixture
 def open_case(packed: Path, packed_small: Path) -> Iterator[Callable[..., Loader]]:
-    """``open_case(case, split=..., ...)`` opens a loader of 32-pixel pictures, batch size 8; closed at the end."""
+    """``open_case(case, split=..., ...)`` opens a loader of 32-pixel images, batch size 8; closed at the end."""
     opened = []
 
     def open_(case: Case, **settings: Any) -> Loader:
@@ -125,8 +125,8 @@ def test_evaluation_scales_the_shorter_side_and_shows_the_centre(
     reader = ShardReader(loader.config.dataset, "val")  # type: ignore[arg-type]
     show = v2.Compose([v2.Resize(shorter or 37, antialias=True), v2.CenterCrop(32)])
     for i in range(len(reader)):
-        picture = torch.from_numpy(np.array(Image.open(io.BytesIO(reader.read(i))).convert("RGB"))).permute(2, 0, 1)
-        difference = (ours[i].int() - show(picture).int()).abs().float()
+        image = torch.from_numpy(np.array(Image.open(io.BytesIO(reader.read(i))).convert("RGB"))).permute(2, 0, 1)
+        difference = (ours[i].int() - show(image).int()).abs().float()
         assert difference.mean() < 2, (i, difference.mean())  # another length gives 10 and more
 
 
@@ -161,8 +161,8 @@ def test_unlabelled_split_gives_minus_one(case: Case, open_case: Callable[..., L
 
 
 @reading_case
-def test_pictures_go_with_their_labels(case: Case, open_case: Callable[..., Loader]) -> None:
-    """The mean colour of a picture of the fixtures tells its class, so a shuffle of one against the other shows."""
+def test_images_go_with_their_labels(case: Case, open_case: Callable[..., Loader]) -> None:
+    """The mean colour of an image of the fixtures tells its class, so a shuffle of one against the other shows."""
     means: dict[int, list[np.ndarray[Any, Any]]] = {}
     for split in ("val", "train"):
         images, labels = joined(list(open_case(case, split=split, train=False, dtype="uint8", batch_size=5)))
@@ -281,7 +281,7 @@ def test_two_loaders_at_once(case: Case, open_case: Callable[..., Loader]) -> No
 
 
 @exact_case
-def test_workers_and_batch_size_change_no_picture(case: Case, open_case: Callable[..., Loader]) -> None:
+def test_workers_and_batch_size_change_no_image(case: Case, open_case: Callable[..., Loader]) -> None:
     images, labels = joined(list(open_case(case, batch_size=4, dtype="uint8")))
     for num_workers in (0, 1, 3):
         other = open_case(case, num_workers=num_workers, batch_size=12, dtype="uint8")

@@ -1,4 +1,4 @@
-"""The pictures for people, and the sentence on how a run fits."""
+"""The images for people, and the sentence on how a run fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from alexnet_fast.plots import best_row, fit_verdict, plot_confusion, plot_curves, plot_grid
 
 
-def picture(path):
+def read_png(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -47,20 +47,20 @@ def test_the_verdict_names_how_the_run_fits(run, word):
     assert word in fit_verdict(run)
 
 
-def test_a_run_without_validation_and_one_with_nan_have_a_verdict_and_a_picture(tmp_path):
+def test_a_run_without_validation_and_one_with_nan_have_a_verdict_and_a_image(tmp_path):
     bare = [{"epoch": 0, "train_loss": 2.0, "train_top1": 0.1, "val_loss": None, "lr": 0.1, "images_per_s": 5.0}]
     assert "No epoch was validated" in fit_verdict(bare)
     assert best_row(bare) is None
     broken = rows([2, math.nan, math.nan], [0.1] * 3, [2, math.nan, math.nan], [0.1] * 3)
     for name, run in (("bare", bare), ("broken", broken), ("empty", [])):
         plot_curves(run, tmp_path / f"{name}.png")
-        assert picture(tmp_path / f"{name}.png").shape[1] > 1000
+        assert read_png(tmp_path / f"{name}.png").shape[1] > 1000
 
 
 def test_curves_are_drawn_into_a_folder_that_was_not_there(tmp_path):
     path = tmp_path / "новая папка" / "curves.png"
     plot_curves(GOOD, path, title="run")
-    height, width = picture(path).shape[:2]
+    height, width = read_png(path).shape[:2]
     assert width > height > 500
 
 
@@ -68,12 +68,12 @@ def test_the_best_epoch_is_the_first_with_the_highest_top1():
     assert best_row(GOOD)["epoch"] == 3
 
 
-def test_a_grid_shows_every_picture_whatever_its_shape(tmp_path):
+def test_a_grid_shows_every_image_whatever_its_shape(tmp_path):
     red = np.zeros((20, 60, 3), dtype=np.uint8)
     red[..., 0] = 255
     grey = np.full((64, 48), 90, dtype=np.uint8)
     plot_grid([red, grey, red], ["a $dollar_name", "金鱼", "a very long name, " * 9], tmp_path / "g.png", columns=2)
-    drawn = picture(tmp_path / "g.png").reshape(-1, 3)
+    drawn = read_png(tmp_path / "g.png").reshape(-1, 3)
     assert (drawn == (255, 0, 0)).all(axis=1).sum() > 2000
     assert (abs(drawn.astype(int) - 90) <= 1).all(axis=1).sum() > 2000
 
@@ -82,4 +82,4 @@ def test_a_confusion_matrix_is_drawn_for_few_and_for_many_classes(tmp_path):
     for classes in (1, 10, 200):
         counts = np.eye(classes, dtype=np.int64)
         plot_confusion(counts, [f"class {n}" for n in range(classes)], tmp_path / f"{classes}.png")
-        assert picture(tmp_path / f"{classes}.png").shape[1] > 400
+        assert read_png(tmp_path / f"{classes}.png").shape[1] > 400

@@ -86,7 +86,7 @@ def build_what_can_be(target: Path, wish: str) -> str:
         build(target, jpeg=False)
     except (OSError, subprocess.CalledProcessError) as error:
         return f"not compiled, the libraries that Python calls cut crops ({_first_error(error)})"
-    return f"compiled without libjpeg-turbo, for pictures kept decoded alone ({why})"
+    return f"compiled without libjpeg-turbo, for images kept decoded alone ({why})"
 
 
 def _first_error(error: Exception) -> str:

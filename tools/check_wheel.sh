@@ -3,7 +3,7 @@
 #   tools/check_wheel.sh [--light] [--source ARCHIVE] python3.10 python3.11 ...
 # --light installs only what the command line needs to start; without it everything is installed (about 7 GB each, one
 # after another, each removed before the next) and the whole way is walked: pack, verify, inspect, a few steps of
-# training, evaluate, predict, export. --source names the pictures; without it the demo makes them.
+# training, evaluate, predict, export. --source names the images; without it the demo makes them.
 set -eu
 light= source=
 while :; do

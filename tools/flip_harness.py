@@ -49,7 +49,7 @@ def main() -> int:
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = _write(folder, chance)
+        images = _write(folder, chance)
         save_checkpoint(folder, _state())
         files = [*sorted(folder.glob("*.lmdb/data.mdb")), *sorted(folder.glob("*.npy")), folder / "dataset.json"]
         files.append(folder / "last.pt")
@@ -62,7 +62,7 @@ def main() -> int:
             path.write_bytes(
                 sound[:at] if how == "cut" else sound[:at] + bytes([sound[at] ^ 1 << bit]) + sound[at + 1 :]
             )
-            outcome = _checkpoint(path) if path.name == "last.pt" else _dataset(folder, pictures, path)
+            outcome = _checkpoint(path) if path.name == "last.pt" else _dataset(folder, images, path)
             counts[path.name.split(".", 1)[-1]][how][outcome] += 1
             path.write_bytes(sound)
             if options.json and (done % _REPORT_EVERY == 0 or done == options.flips):
@@ -86,20 +86,20 @@ def _report(seed: int, done: int, counts: dict[str, dict[str, Counter[str]]]) ->
 
 
 def _write(folder: Path, chance: random.Random) -> list[bytes]:
-    pictures = [chance.randbytes([30, 700, 1900, 2600, 9000][i % 5]) for i in range(_RECORDS)]
+    images = [chance.randbytes([30, 700, 1900, 2600, 9000][i % 5]) for i in range(_RECORDS)]
     infos = []
     for number in range(2):
         with ShardWriter(folder, shard_name("train", number, 2)) as writer:
             for i in range(number * _RECORDS // 2, (number + 1) * _RECORDS // 2):
-                writer.add(pictures[i], label=i % 4, width=4, height=4, key=f"k{i}")
+                writer.add(images[i], label=i % 4, width=4, height=4, key=f"k{i}")
             infos.append(writer.finish())
     split = SplitInfo(records=_RECORDS, bytes=sum(i.bytes for i in infos), labelled=True, shards=tuple(infos))
     classes = tuple(ClassInfo(index=i, wnid=f"n{i}", name=f"c{i}") for i in range(4))
     write_dataset_info(folder, DatasetInfo(classes=classes, splits={"train": split}))
-    return pictures
+    return images
 
 
-def _dataset(folder: Path, pictures: list[bytes], damaged: Path) -> str:
+def _dataset(folder: Path, images: list[bytes], damaged: Path) -> str:
     try:
         reader = ShardReader(folder, "train")
     except (DamagedDataError, UsageError):
@@ -107,14 +107,14 @@ def _dataset(folder: Path, pictures: list[bytes], damaged: Path) -> str:
     if reader.labels.tolist() != [i % 4 for i in range(_RECORDS)]:
         return "UNSEEN: a label changed"
     refused = False
-    for record, picture in enumerate(pictures):
+    for record, image in enumerate(images):
         try:
-            changed = reader.read(record) != picture
+            changed = reader.read(record) != image
         except DamagedDataError:
             refused = True
         else:
-            if changed and damaged.name != "data.mdb":  # a loader leaves the pictures' sums to verify, below
-                return "UNSEEN: another picture was read"
+            if changed and damaged.name != "data.mdb":  # a loader leaves the images' sums to verify, below
+                return "UNSEEN: another image was read"
     reader.close()
     if verify(folder, workers=0).ok:
         same = damaged.name == "dataset.json" and read_dataset_info(folder).to_json() == damaged.read_text() + "\n"

@@ -1,4 +1,4 @@
-"""Fuzz one of tests/fuzz_targets.py under atheris, by hand, and keep what reaches something new in tests/corpus.
+"""Fuzz one of tests/tools/fuzz_targets.py under atheris, by hand; keep what reaches something new in its corpus.
 
 python -m pip install atheris
 python tools/fuzz.py source --seconds 300
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPUS = ROOT / "tests" / "corpus"
+CORPUS = ROOT / "tests" / "tools" / "corpus"
 _LARGEST = 4096  # bytes of an input; what is kept is committed
 _MOST = 150  # inputs of a target that are kept, the shortest first
 
@@ -62,7 +62,7 @@ def _libfuzzer(program: Path, *arguments: str) -> int:
 
 def _inner(target: str, arguments: list[str]) -> None:
     """The process that libFuzzer takes over."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
     import atheris
 
     with atheris.instrument_imports(include=["alexnet_fast"]):

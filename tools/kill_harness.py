@@ -381,9 +381,9 @@ def _fingerprint(command: str, target: Path) -> str:
         digest.update(json.dumps(dict(info.packing), sort_keys=True).encode())
         for split in info.splits:
             reader = ShardReader(target, split)
-            for record, picture in enumerate(reader.read_many(range(len(reader)))):
-                digest.update(f"{split} {record} {reader.key(record)} {reader.labels[record]} {len(picture)} ".encode())
-                digest.update(picture)
+            for record, image in enumerate(reader.read_many(range(len(reader)))):
+                digest.update(f"{split} {record} {reader.key(record)} {reader.labels[record]} {len(image)} ".encode())
+                digest.update(image)
             reader.close()
     elif command == "train":
         from alexnet_fast.training.checkpoint import load_checkpoint

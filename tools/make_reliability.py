@@ -23,17 +23,18 @@ _ALL = r".*"
 _FILES = {"mdb": "data.mdb of a shard", "index.npy": "index of a shard", "json": "dataset.json", "pt": "checkpoint"}
 # What is listed: (title, module, names of tests).
 _SECTIONS = (
-    ("Killed, stopped and out of space while packing", "test_pack", r"killed|ctrl_c|at_once|refusing|changes"),
-    ("Killed and stopped while training", "test_train_processes", r"killed|signal|refusal"),
-    ("Run folders and checkpoints", "test_train", r"damaged|in_use|refused"),
-    ("Killed at random moments", "test_kill", _ALL),
-    ("Disks, permissions, changing sources, bad pictures and labels", "test_faults", _ALL),
-    ("Bad and hostile pictures", "test_jpeg", r"bomb|cannot|damaged|truncated|trailing"),
-    ("Hostile and torn archives", "test_sources", r"hostile|torn|pipe|inflates|share_their|unpack"),
-    ("Hostile data sets", "test_shards", r"hostile|no_manifest|pickle|twice|lies|missing_cut|descriptors|leftover"),
-    ("Bit rot, and checkpoints built to hurt", "test_bitrot", _ALL),
-    ("Verify", "test_verify", r"flipped|bad|compared|missing|wrecked"),
-    ("Fuzzed", "test_fuzz", _ALL),
+    ("Killed, stopped and out of space while packing", "packing/test_pack", r"killed|ctrl_c|at_once|refusing|changes"),
+    ("Killed and stopped while training", "training/test_train_processes", r"killed|signal|refusal"),
+    ("Run folders and checkpoints", "training/test_train", r"damaged|in_use|refused"),
+    ("Killed at random moments", "tools/test_kill", _ALL),
+    ("Disks, permissions, changing sources, bad images and labels", "test_faults", _ALL),
+    ("Bad and hostile images", "images/test_jpeg", r"bomb|cannot|damaged|truncated|trailing"),
+    ("Hostile and torn archives", "sources/test_sources", r"hostile|torn|pipe|inflates|share_their|unpack"),
+    ("Hostile data sets", "dataset/test_shards",
+     r"hostile|no_manifest|pickle|twice|lies|missing_cut|descriptors|leftover"),
+    ("Bit rot, and checkpoints built to hurt", "dataset/test_bitrot", _ALL),
+    ("Verify", "dataset/test_verify", r"flipped|bad|compared|missing|wrecked"),
+    ("Fuzzed", "tools/test_fuzz", _ALL),
     ("Mistakes on the command line", "test_cli", r"mistake|full_output|goes_away|fault_of_ours|ctrl_c"),
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Run commands and draw what a terminal shows of them as an SVG, for README.
 
-python tools/record_terminal.py docs/pictures/predict.svg 'alexnet-fast predict runs/tiny cat.jpg --top 3'
+python tools/record_terminal.py docs/images/predict.svg 'alexnet-fast predict runs/tiny cat.jpg --top 3'
 
 Each command is run once by the shell and shown after a `$`, with all that it wrote to stdout. Progress goes to stderr
 and is left out, as a terminal's bars are gone once the work is done. `--folder` says where to run; `--from` and `--to`

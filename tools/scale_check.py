@@ -1,4 +1,4 @@
-"""Write a data set of very many tiny pictures and measure what each part of it costs.
+"""Write a data set of very many tiny images and measure what each part of it costs.
 
 python tools/scale_check.py --records 1000000 --shards 8 --json benchmarks/results/scale.json
 python tools/scale_check.py --workers 64 --json benchmarks/results/many-workers.json
@@ -80,7 +80,7 @@ def _show(result: dict[str, Any], path: Path | None) -> None:
 
 
 def _many_workers(folder: Path, workers: int) -> dict[str, Any]:
-    """Seconds of each command with far more workers than cores, on four pictures for each worker."""
+    """Seconds of each command with far more workers than cores, on four images for each worker."""
     from alexnet_fast.dataset import verify
     from alexnet_fast.packing import pack
 
@@ -92,7 +92,7 @@ def _many_workers(folder: Path, workers: int) -> dict[str, Any]:
             pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
             Image.fromarray(pixels).save(place / f"{number}.JPEG", "JPEG")
     found: dict[str, Any] = {
-        "cores": len(os.sched_getaffinity(0)), "workers": workers, "pictures": 4 * workers, "seconds": {},
+        "cores": len(os.sched_getaffinity(0)), "workers": workers, "images": 4 * workers, "seconds": {},
     }  # fmt: skip
 
     def timed(what: str, action: Callable[[], object]) -> None:
@@ -134,21 +134,21 @@ def _megabytes() -> float:
 def _write(folder: Path, records: int, shards: int) -> dict[str, object]:
     buffer = io.BytesIO()
     Image.new("L", (8, 8), 128).save(buffer, "JPEG", quality=50)
-    picture = buffer.getvalue()
+    image = buffer.getvalue()
     cuts = np.linspace(0, records, shards + 1).astype(int)
     begin = time.perf_counter()
     written = []
     for number in range(shards):
         with ShardWriter(folder, shard_name("train", number, shards)) as writer:
             for record in range(cuts[number], cuts[number + 1]):
-                writer.add(picture, label=record % 1000, width=8, height=8, key=f"n{record % 1000:08d}/{record}.JPEG")
+                writer.add(image, label=record % 1000, width=8, height=8, key=f"n{record % 1000:08d}/{record}.JPEG")
             written.append(writer.finish())
     seconds = time.perf_counter() - begin
     split = SplitInfo(records=records, bytes=sum(s.bytes for s in written), labelled=True, shards=tuple(written))
     classes = tuple(ClassInfo(index=i, wnid=f"n{i:08d}", name=f"class {i}") for i in range(1000))
     write_dataset_info(folder, DatasetInfo(classes=classes, splits={"train": split}))
     return {
-        "picture_bytes": len(picture),
+        "image_bytes": len(image),
         "write_records_per_s": round(records / seconds),
         "data_bytes": sum(s.data_bytes for s in written),
         "index_bytes": sum((folder / s.index_path).stat().st_size for s in written),

@@ -1,7 +1,7 @@
 """``alexnet-fast bench-loader``: which loader settings are best on this machine, and why.
 
 session.py   the whole of it: probe, demand, sweep, verdict, files
-probe.py     machine, data set, ms a picture of each stage        demand.py  the network's own pictures/s
+probe.py     machine, data set, ms an image of each stage        demand.py  the network's own images/s
 sweep.py     the cells, interleaved over repeats                   cell.py    one measurement, in its own process
 verdict.py   figures -> setting and sentences; pure                results.py dataclasses and JSON
 tables.py, plot.py, display.py   what is shown and written         processes.py  CPU time and memory of a tree

@@ -75,7 +75,7 @@ class Source:
         task: loader (arguments of LoaderConfig, or of the baseline), persistent (keep workers between epochs).
 
     Attributes:
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         stride: batches that come together, so that a time is taken over a multiple of them: a DataLoader's workers
             each make whole batches and finish them in one burst; our workers share each batch.
     """
@@ -102,7 +102,7 @@ class Source:
         self.steps = len(self._iterable)
         if self.steps == 0:
             raise UsageError(
-                f"a batch of {self.batch_size} is more than the split has pictures: give a smaller --batch-size"
+                f"a batch of {self.batch_size} is more than the split has images: give a smaller --batch-size"
             )
 
     def epoch(self) -> Iterator[Any]:
@@ -161,7 +161,7 @@ def _to_device(batches: Iterable[Any], device: str) -> Iterator[Any]:
 
 
 def measure_loader(task: dict[str, Any], emit: Emit) -> None:
-    """Start-up, whole epochs where these are short, and pictures/s in the middle of epochs."""
+    """Start-up, whole epochs where these are short, and images/s in the middle of epochs."""
     import torch  # noqa: F401 - a training program has imported it before it opens a loader
 
     if task["loader"]["backend"] == BASELINE:
@@ -223,7 +223,7 @@ class _Slice:
         return self._timed * self._source.batch_size / self._clock
 
     def per_1k(self, seconds: float | None) -> float | None:
-        """`seconds` of the whole stretch, per 1,000 pictures."""
+        """`seconds` of the whole stretch, per 1,000 images."""
         return None if seconds is None else seconds / (self._all * self._source.batch_size) * 1000
 
     def run(self, seconds: float) -> None:

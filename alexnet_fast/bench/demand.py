@@ -1,4 +1,4 @@
-"""The network's own demand: pictures/s of training steps on pictures that lie on the device already."""
+"""The network's own demand: images/s of training steps on images that lie on the device already."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class _Lines:
 
 # Two lines each, so that a row fits into 80 columns.
 _HEADINGS = (
-    "\nbackend", "\nworkers", "\nbatch", "\npin", "pictures\n/s", "\nspread", "first\nbatch", "memory\nMB",
+    "\nbackend", "\nworkers", "\nbatch", "\npin", "images\n/s", "\nspread", "first\nbatch", "memory\nMB",
     "CPU s\n/1,000", "cores\nbusy", "",
 )  # fmt: skip
 

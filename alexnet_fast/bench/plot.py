@@ -1,4 +1,4 @@
-"""bench-loader.png: pictures/s by number of workers, the network's demand, and start-up."""
+"""bench-loader.png: images/s by number of workers, the network's demand, and start-up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(report: BenchReport, path: Path) -> None:
     bottom.set_xlabel("number of workers")
     e = report.measured.environment
     figure.suptitle(
-        f"{e.dataset}: {e.records:,} pictures of {e.median_width}x{e.median_height} (median) to "
+        f"{e.dataset}: {e.records:,} images of {e.median_width}x{e.median_height} (median) to "
         f"{e.settings.get('image_size', '?')}\n{e.device_name}, {e.usable_cores} usable cores",
         fontsize=11,
     )
@@ -75,7 +75,7 @@ def _draw_rates(axes: Axes, report: BenchReport, series: dict[str, list[Row]], p
         axes.axhline(line, color="#555555", linestyle=":" if above else "--", linewidth=1.5, label=label)
         highest = max(highest, line)
     axes.set_ylim(0, highest * 1.12 or 1)
-    axes.set_ylabel("pictures/s")
+    axes.set_ylabel("images/s")
     axes.grid(axis="y", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=9, framealpha=0.9)

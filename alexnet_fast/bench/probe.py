@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dataset import ShardReader
 from ..errors import UsageError
-from ..images import CropCutter, Places, finish_batch, plan_train, sample_crops, sample_flips
+from ..images import Cropper, OutputSlots, finish_batch, plan_train, sample_crops, sample_flips
 from ..loaders import epoch_order
 from ..system import cgroup_cpu_quota, choose_device, synchronize, usable_cores
 from .scaling import measure_scaling
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 128  # records that each stage is measured on, at most
 _STAGE_SECONDS = 1.0  # and for how long
-_JOB = 16  # pictures a job, as the loader's
+_JOB = 16  # images a job, as the loader's
 _MOST_AT_ONCE = 8  # threads, and processes, whose scaling is measured
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "simplejpeg", "lmdb", "numpy")
 
@@ -45,7 +45,7 @@ def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
     emit("ready")
     reader = ShardReader(task["dataset"], task["split"])
     if not len(reader):
-        raise UsageError(f"split {task['split']!r} of {task['dataset']} holds no pictures: pack some first")
+        raise UsageError(f"split {task['split']!r} of {task['dataset']} holds no images: pack some first")
     emit("environment", **_environment(task, reader, device))
     stages = _Stages(task, reader, device)
     results: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def runnable_backends(task: dict[str, Any], reader: ShardReader, device: torch.d
 
 
 class _Stages:
-    """Times the stages one after another in one thread, on pictures as the first epoch draws them."""
+    """Times the stages one after another in one thread, on images as the first epoch draws them."""
 
     def __init__(self, task: dict[str, Any], reader: ShardReader, device: torch.device) -> None:
         import torch
@@ -206,19 +206,19 @@ class _Stages:
         spent = {name: seconds / count * 1000 for name, seconds in worker.spent.items()}
         if self.device.type == "cpu":
             spent["device_augment"] = self._normalising()
-        pictures = list(self._empty_batch(int(self._task["batch_size"])))
-        return spent | {"collate": _milliseconds(lambda: torch.stack(pictures), len(pictures))}
+        images = list(self._empty_batch(int(self._task["batch_size"])))
+        return spent | {"collate": _milliseconds(lambda: torch.stack(images), len(images))}
 
     def _normalising(self) -> float:
-        """ms a picture that it takes a worker longer to hand out normalised pictures than uint8 ones."""
+        """ms an image that it takes a worker longer to hand out normalised images than uint8 ones."""
         count = min(len(self.sample), 32)
         pixels = np.zeros((count, self.size, self.size, 3), np.uint8)
         boxes = np.tile(np.array([[0, 0, self.size, self.size]], np.int32), (count, 1))
         plan, numbers = plan_train(boxes, self.size), np.arange(count)
 
         def milliseconds(dtype: str, value_bytes: int) -> float:
-            cutter = CropCutter(self.size, dtype)
-            places = Places.over(np.zeros(pixels.size * value_bytes, np.uint8), self.size, dtype)
+            cutter = Cropper(self.size, dtype)
+            places = OutputSlots.over(np.zeros(pixels.size * value_bytes, np.uint8), self.size, dtype)
             return _milliseconds(lambda: cutter.pixels(pixels, numbers, plan, None, places), count)
 
         return max(0.0, milliseconds(self._task["dtype"], self.dtype.itemsize) - milliseconds("uint8", 1))
@@ -268,7 +268,7 @@ class _Stages:
         import torch
 
         if self.device.type == "cpu":
-            return {"copy": 0.0}  # a worker's picture is where it is wanted, finished
+            return {"copy": 0.0}  # a worker's image is where it is wanted, finished
         batch = int(self._task["batch_size"])
         host = self._empty_batch(batch)
         if self.device.type == "cuda":
@@ -297,13 +297,13 @@ class _Worker:
 
     def __init__(self, stages: _Stages) -> None:
         size = stages.size
-        self._stages, self._cutter = stages, CropCutter(size)
-        self._places = Places.over(np.zeros(_JOB * 3 * size * size, np.uint8), size, "uint8")
+        self._stages, self._cutter = stages, Cropper(size)
+        self._places = OutputSlots.over(np.zeros(_JOB * 3 * size * size, np.uint8), size, "uint8")
         self._flips = np.arange(_JOB) % 2 == 0
         self.spent = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
     def do(self, number: int) -> int:
-        """Job `number` of those that the sample makes, which come again and again; how many pictures it was."""
+        """Job `number` of those that the sample makes, which come again and again; how many images it was."""
         s, cutter = self._stages, self._cutter
         begin = number * _JOB % (-(-len(s.sample) // _JOB) * _JOB)
         part = slice(begin, begin + _JOB)
@@ -351,8 +351,8 @@ def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:
         handed.put(made.clone())
 
 
-def _milliseconds(work: Callable[[], object], pictures: int) -> float:
-    """Median time of `work` on a batch, per picture."""
+def _milliseconds(work: Callable[[], object], images: int) -> float:
+    """Median time of `work` on a batch, per image."""
     work()
     times: list[float] = []
     begin = time.perf_counter()
@@ -360,7 +360,7 @@ def _milliseconds(work: Callable[[], object], pictures: int) -> float:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return float(np.median(times)) / pictures * 1000
+    return float(np.median(times)) / images * 1000
 
 
 def drop_from_page_cache(path: Path) -> bool:

@@ -40,7 +40,7 @@ class Row:
         num_workers, pin_memory, batch_size: the setting; None in a row that stands for several.
         images_per_s: median over the repeats, in the middle of an epoch: neither start-up nor the epoch's end in it.
         spread: (highest - lowest) / median of the repeats; None with one repeat.
-        repeats: pictures/s of each.
+        repeats: images/s of each.
         open_s: seconds that opening the loader takes: reading an index, or looking through a folder; median.
         first_batch_s: seconds from opening the loader to its first batch on the device; median of the repeats.
         epoch_gap_s: seconds from the last batch of an epoch to the first of the next, where one was seen.
@@ -118,19 +118,19 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Milliseconds a picture of each stage, one thread, one after another. None: not measured here.
+    """Milliseconds an image of each stage, one thread, one after another. None: not measured here.
 
     Attributes:
         read: from the shards, pages in the page cache.
         read_cold: the same records just after their shard was dropped from the page cache.
         decode: JPEG to pixels, of the crop's region where the decoder can.
         augment: crop and resize to the network's size, and flip, uint8.
-        collate: torch.stack of pictures to a batch, as a DataLoader does; our workers write into the batch itself.
+        collate: torch.stack of images to a batch, as a DataLoader does; our workers write into the batch itself.
         hand_over: a finished batch from a DataLoader's worker process to this one; our workers share its memory.
         copy: host to device; 0 on a CPU, where there is none.
         device_augment: on a CPU normalising, which a worker does; else flip and normalise, batched on the device.
         threads: number of threads of `thread_scaling`, and of processes of `process_scaling`.
-        thread_scaling: how many times the pictures/s of one thread that many threads reach in one process.
+        thread_scaling: how many times the images/s of one thread that many threads reach in one process.
         process_scaling: how many times that many processes reach, in the same seconds.
     """
 
@@ -149,7 +149,7 @@ class Stages:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What the network takes: forward and backward on pictures that are already on the device.
+    """What the network takes: forward and backward on images that are already on the device.
 
     Attributes:
         model, batch_size, image_size, precision: of the network that was run.
@@ -177,8 +177,8 @@ class Environment:
             grants, None without a limit; usable_cores: what follows from the three.
         memory_bytes, memory_available_bytes: of the machine; None where it cannot be known.
         records, bytes, classes: of the split that was read.
-        median_width, median_height: of its pictures, pixels.
-        dtype: of the pictures that training asks for here.
+        median_width, median_height: of its images, pixels.
+        dtype: of the images that training asks for here.
         backends: those that run here; auto_workers: what num_workers='auto' means here.
         versions: of what takes part.
         settings: what was asked for.

@@ -56,7 +56,7 @@ def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
 
 def _say_best(measured: Measured, best: Row) -> str:
     spread = "" if best.spread is None else f" (repeats {percent(best.spread)} apart)"
-    sentence = f"Best setting: {best.setting}: {number(best.rate)} pictures/s{spread}"
+    sentence = f"Best setting: {best.setting}: {number(best.rate)} images/s{spread}"
     zero = next((row for row in series_of(measured, best) if row.workers == 0), None)
     if zero is not None and zero is not best:
         sentence += f", {times(best.rate / zero.rate)} the {number(zero.rate)} of num_workers=0"
@@ -76,7 +76,7 @@ def _say_best(measured: Measured, best: Row) -> str:
         )
         ours, auto = training_rate(best, measured), training_rate(default, measured)
         if measured.demand is not None and abs(ours / auto - 1) <= tolerance(best, default):
-            sentence += f", but training would not tell them apart ({number(ours)} and {number(auto)} pictures/s)"
+            sentence += f", but training would not tell them apart ({number(ours)} and {number(auto)} images/s)"
     return sentence + "."
 
 
@@ -104,7 +104,7 @@ def _say_demand(measured: Measured, best: Row) -> str | None:
         return f"What the network takes could not be measured: {demand.error}."
     need = demand.images_per_s
     lead = (
-        f"{demand.model} by itself trains on {number(need)} pictures/s on this device "
+        f"{demand.model} by itself trains on {number(need)} images/s on this device "
         f"({e.device_name}, {demand.precision}, batch {demand.batch_size})"
     )
     enough = [row for row in loader_rows(measured) if row.rate >= need]
@@ -115,12 +115,12 @@ def _say_demand(measured: Measured, best: Row) -> str | None:
         rate = training_rate(best, measured)
         if best.rate < need:
             return (
-                f"{lead}; reading is slower, and both share the cores: expect about {number(rate)} pictures/s of "
+                f"{lead}; reading is slower, and both share the cores: expect about {number(rate)} images/s of "
                 "training."
             )
         return (
             f"{lead}, so the device is slower than the loader: the best setting reads {times(best.rate / need)} as "
-            f"fast{others}. Both share the cores: expect about {number(rate)} pictures/s of training, "
+            f"fast{others}. Both share the cores: expect about {number(rate)} images/s of training, "
             f"{percent(1 - rate / need)} less than without reading."
         )
     if best.rate >= need:
@@ -164,10 +164,10 @@ def _trend_sentence(trend: Trend, series: Sequence[Row]) -> str:
         if trend.slower:
             return (
                 f"More workers do not help: {workers(most.workers)} read {percent(-change)} slower than "
-                f"{workers(least.workers)} ({number(most.rate)} against {number(least.rate)} pictures/s)."
+                f"{workers(least.workers)} ({number(most.rate)} against {number(least.rate)} images/s)."
             )
         return (
-            f"More workers do not help: {', '.join(f'{row.workers}: {number(row.rate)}' for row in series)} pictures/s "
+            f"More workers do not help: {', '.join(f'{row.workers}: {number(row.rate)}' for row in series)} images/s "
             "by number of workers."
         )
     sentence = (
@@ -244,9 +244,9 @@ def _say_decode(measured: Measured, row: Row) -> str | None:
     verdict["normalising"] = "bound by normalising"
     advice = ""
     if largest == "decoding" and min(e.median_width, e.median_height) > 2 * e.settings.get("image_size", 224):
-        advice = " Packing with --resize-shorter makes the pictures, and with them the decoding, smaller."
+        advice = " Packing with --resize-shorter makes the images, and with them the decoding, smaller."
     return (
-        f"It is {verdict[largest]}: a picture ({e.median_width}x{e.median_height} pixels in the median) takes "
+        f"It is {verdict[largest]}: an image ({e.median_width}x{e.median_height} pixels in the median) takes "
         f"{milliseconds(work)} ms of one core: {listed}.{advice}"
     )
 
@@ -260,7 +260,7 @@ def _say_main_process(measured: Measured, row: Row) -> str | None:
         return None
     return (
         f"It is hand-over-bound: copying batches to the device and finishing them there takes {milliseconds(ms)} ms a "
-        f"picture, which alone allows {number(1000 / ms)} pictures/s with any number of workers."
+        f"image, which alone allows {number(1000 / ms)} images/s with any number of workers."
     )
 
 
@@ -272,8 +272,8 @@ def _say_gil(measured: Measured, row: Row) -> str | None:
         return None
     return (
         f"The GIL is in the way: {s.threads} threads that read, decode and resize in one process reach "
-        f"{times(s.thread_scaling)} the pictures of one, {s.threads} processes in the same seconds "
-        f"{times(s.process_scaling)}; with pictures this small Python's own share of the work, which one thread at a "
+        f"{times(s.thread_scaling)} the images of one, {s.threads} processes in the same seconds "
+        f"{times(s.process_scaling)}; with images this small Python's own share of the work, which one thread at a "
         "time can do, is large."
     )
 
@@ -310,26 +310,26 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
     if few.first_epoch_s is not None and many.first_epoch_s is not None:
         quicker = many.first_epoch_s < few.first_epoch_s
         measured = (
-            f"; measured, the first epoch of its {number(records)} pictures takes {seconds(few.first_epoch_s)} and "
+            f"; measured, the first epoch of its {number(records)} images takes {seconds(few.first_epoch_s)} and "
             f"{seconds(many.first_epoch_s)}"
         )
     else:
         measured = ""
-    pictures = break_even(few, many)
-    if pictures is None or many.rate <= few.rate * (1 + tolerance(few, many)):
+    images = break_even(few, many)
+    if images is None or many.rate <= few.rate * (1 + tolerance(few, many)):
         if many.start <= few.start or not measured:
             return None
         return f"{lead}{measured}; {workers(many.workers)} read no faster and never win that back."
-    if pictures > records and quicker:
+    if images > records and quicker:
         return f"{lead}{measured}, so that they pay from the first epoch on."
-    if pictures > records:
+    if images > records:
         return (
-            f"{lead}: {workers(many.workers)} {_pay(many)} from {number(pictures)} pictures an epoch on, and {what} "
+            f"{lead}: {workers(many.workers)} {_pay(many)} from {number(images)} images an epoch on, and {what} "
             f"has {number(records)}, so start-up outweighs them{measured}."
         )
-    if many.start - few.start < 0.05 and pictures < records / 10:
+    if many.start - few.start < 0.05 and images < records / 10:
         return None
-    pay = f"{workers(many.workers)} {_pay(many)} from {number(pictures)} pictures on"
+    pay = f"{workers(many.workers)} {_pay(many)} from {number(images)} images on"
     return f"{lead}: {pay}; {what} has {number(records)}{measured}."
 
 
@@ -342,17 +342,17 @@ def _say_cold(measured: Measured) -> str | None:
     cold, warm = milliseconds(s.read_cold), milliseconds(s.read)
     lead = f"a record takes {cold} ms from the disk and {warm} ms from the page cache"
     if s.read_cold <= 0.5 * work:
-        return f"Reading is not the limit, cold or warm: {lead}, against {milliseconds(work)} ms of work on a picture."
-    lead += f", against {milliseconds(other)} ms of other work on a picture"
+        return f"Reading is not the limit, cold or warm: {lead}, against {milliseconds(work)} ms of work on an image."
+    lead += f", against {milliseconds(other)} ms of other work on an image"
     if s.read > other:
         return f"Every epoch is read-bound, even with its records in memory: {lead}."
     demand, rate = measured.demand, 1000 / (s.read_cold + other)
     if demand is not None and demand.images_per_s is not None and rate >= SPARE * demand.images_per_s:
         return (
             f"Training does not wait for the disk, not even in the first epoch: {lead}, so a single reader gets "
-            f"{number(rate)} pictures/s from a cold disk, and {demand.model} takes {number(demand.images_per_s)}."
+            f"{number(rate)} images/s from a cold disk, and {demand.model} takes {number(demand.images_per_s)}."
         )
-    lead += f", so each reader gets {number(1000 / s.read_cold)} pictures/s at most"
+    lead += f", so each reader gets {number(1000 / s.read_cold)} images/s at most"
     split = f"the split ({size(e.bytes)})"
     if e.memory_available_bytes is None:
         return f"Read-bound from a cold disk: {lead} until {split} is in memory."
@@ -379,7 +379,7 @@ def _say_baseline(measured: Measured, best: Row) -> str | None:
     ratio = best.rate / top.rate
     verdict = f"packed, the best setting reads {times(ratio)} as fast" if ratio >= 1 else "packing gains nothing here"
     return (
-        f"ImageFolder with a plain DataLoader reads the folder at {number(top.rate)} pictures/s at best "
+        f"ImageFolder with a plain DataLoader reads the folder at {number(top.rate)} images/s at best "
         f"({workers(top.workers)}, batch {top.batch_size}); {verdict}."
     )
 
@@ -391,11 +391,13 @@ def _say_baseline_workers(measured: Measured) -> str | None:
     ]
     if len(same) < 2:
         return None
-    records = measured.environment.settings.get("baseline_pictures") or measured.environment.records
+    settings = measured.environment.settings
+    # Reports of before 0.2 say pictures.
+    records = settings.get("baseline_images") or settings.get("baseline_pictures") or measured.environment.records
     most = same[-1]
     listed = ", ".join(f"{row.workers}: {number(row.rate)}" for row in same)
     start = _start_sentence(same[0], most, records, "the folder")
     opening = same[0].open_s
     if opening is not None and opening > 0.5 * same[0].start:
         start = f"Looking through its {number(records)} files takes {seconds(opening)} before it begins. {start or ''}"
-    return f"ImageFolder by number of worker processes: {listed} pictures/s." + (f" {start}" if start else "")
+    return f"ImageFolder by number of worker processes: {listed} images/s." + (f" {start}" if start else "")

@@ -21,15 +21,15 @@ from .sweep import Cell, CellError, repeats_of, run_cell, sweep
 from .tables import write_files
 from .verdict import choose, recommendation, work_ms
 
-# An epoch of fewer steps has no middle to measure in: the same pictures are then read several times over.
+# An epoch of fewer steps has no middle to measure in: the same images are then read several times over.
 _FEW_STEPS, _STEADY_STEPS = 16, 64
 _MOST_REPEATED_BYTES = 512 << 20
-# What ImageFolder takes, for the time that is announced: to find a file, and to read a picture, against our workers.
+# What ImageFolder takes, for the time that is announced: to find a file, and to read an image, against our workers.
 _LISTING_S, _BASELINE_WORK = 20e-6, 3.0
 # Loaders for which pin_memory changes something, and whose speed follows num_workers.
 _PINS = ("torchvision", BASELINE)
 _SCALES = ("torchvision", "dali", BASELINE)
-_PICTURES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}  # ImageFolder's
+_IMAGES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}  # ImageFolder's
 
 
 def bench_loader(config: BenchConfig) -> BenchReport:
@@ -39,7 +39,7 @@ def bench_loader(config: BenchConfig) -> BenchReport:
 
     Raises:
         UsageError: the data set, the device, a backend or the baseline's folder is not there, or every batch size is
-            more than the split has pictures.
+            more than the split has images.
         DamagedDataError: the data set is damaged.
         WorkerError: the process that looks at the machine crashed or hung.
         KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
@@ -47,12 +47,12 @@ def bench_loader(config: BenchConfig) -> BenchReport:
     info = read_dataset_info(config.dataset)
     records = info.split(config.split).records
     if not records:
-        raise UsageError(f"split {config.split!r} of {config.dataset} holds no pictures: pack some first")
+        raise UsageError(f"split {config.split!r} of {config.dataset} holds no images: pack some first")
     if config.baseline is not None:
-        _count_pictures(Path(config.baseline))
+        _count_images(Path(config.baseline))
     if min(config.batch_sizes) > records:
         raise UsageError(
-            f"a batch of {min(config.batch_sizes)} is more than the {records} pictures of split {config.split!r}: "
+            f"a batch of {min(config.batch_sizes)} is more than the {records} images of split {config.split!r}: "
             f"give a --batch-size of {records} or less"
         )
     with ExitStack() as stack, open_display() as display:
@@ -80,8 +80,8 @@ def default_backends(environment: Environment) -> list[str]:
     return [name for name in environment.backends if name != "dali" or environment.device == "cuda"]
 
 
-def _count_pictures(folder: Path) -> int:
-    """Pictures in a folder of class folders.
+def _count_images(folder: Path) -> int:
+    """Images in a folder of class folders.
 
     Raises:
         UsageError: it is none.
@@ -89,10 +89,10 @@ def _count_pictures(folder: Path) -> int:
     if not folder.is_dir():
         raise UsageError(f"--baseline takes a folder of class folders, and {folder} is not a folder")
     count = sum(
-        1 for sub in folder.iterdir() if sub.is_dir() for path in sub.rglob("*") if path.suffix.lower() in _PICTURES
+        1 for sub in folder.iterdir() if sub.is_dir() for path in sub.rglob("*") if path.suffix.lower() in _IMAGES
     )
     if not count:
-        raise UsageError(f"--baseline takes a folder with a folder of pictures for each class: {folder} has none")
+        raise UsageError(f"--baseline takes a folder with a folder of images for each class: {folder} has none")
     return count
 
 
@@ -161,7 +161,7 @@ class _Session:
             "seconds": c.seconds, "seed": c.seed, "batch_sizes": list(c.batch_sizes),
         }  # fmt: skip
         if c.baseline is not None:
-            settings["baseline_pictures"] = _count_pictures(Path(c.baseline))
+            settings["baseline_images"] = _count_images(Path(c.baseline))
         found = events.by_name["environment"]
         self.environment = Environment(**{**found, "backends": tuple(found["backends"])}, settings=settings)
         self._stages = Stages(**events.by_name["stages"])
@@ -202,18 +202,18 @@ class _Session:
             for pin in pins:
                 for count in workers:
                     row = Row(backend=backend, num_workers=count, pin_memory=pin, batch_size=batch)
-                    pictures = self._pictures(row)
-                    if batch > pictures:
-                        why = f"a batch of {batch} is more than the {pictures} pictures that there are"
+                    images = self._images(row)
+                    if batch > images:
+                        why = f"a batch of {batch} is more than the {images} images that there are"
                         self._extra.append(replace(row, status=why))
                     else:
-                        self._cells.append(Cell(row, self._cell_task(row, pictures)))
+                        self._cells.append(Cell(row, self._cell_task(row, images)))
 
-    def _pictures(self, row: Row) -> int:
+    def _images(self, row: Row) -> int:
         e = self._environment
-        return int(e.settings["baseline_pictures"]) if row.backend == BASELINE else e.records
+        return int(e.settings["baseline_images"]) if row.backend == BASELINE else e.records
 
-    def _cell_task(self, row: Row, pictures: int) -> dict[str, Any]:
+    def _cell_task(self, row: Row, images: int) -> dict[str, Any]:
         c, e = self._config, self._environment
         loader = {
             "backend": row.backend, "num_workers": row.num_workers, "pin_memory": row.pin_memory,
@@ -225,16 +225,16 @@ class _Session:
         }  # fmt: skip
         if row.backend == BASELINE:
             loader["folder"] = str(c.baseline)
-            if pictures // max(c.batch_sizes) < _FEW_STEPS:
-                task["steady"] = {"times": self._times(pictures)}
+            if images // max(c.batch_sizes) < _FEW_STEPS:
+                task["steady"] = {"times": self._times(images)}
         else:
             loader |= {
                 "dataset": str(Path(c.dataset).resolve()), "split": c.split, "train": True, "device": c.device,
                 "dtype": e.dtype, "seed": c.seed,
             }  # fmt: skip
-            if pictures // max(c.batch_sizes) < _FEW_STEPS and self._can_repeat():
+            if images // max(c.batch_sizes) < _FEW_STEPS and self._can_repeat():
                 task["steady"] = {"dataset": str(self._repeated())}
-        task["whole_epochs"] = pictures * self._picture_ms() / 1000 <= self._slice
+        task["whole_epochs"] = images * self._image_ms() / 1000 <= self._slice
         return task
 
     # -- a split too short to measure in ------------------------------------------------------------------------------
@@ -242,11 +242,11 @@ class _Session:
     def _can_repeat(self) -> bool:
         return self._environment.bytes * self._times(self._environment.records) <= _MOST_REPEATED_BYTES
 
-    def _times(self, pictures: int) -> int:
-        return math.ceil(_STEADY_STEPS * max(self._config.batch_sizes) / pictures)
+    def _times(self, images: int) -> int:
+        return math.ceil(_STEADY_STEPS * max(self._config.batch_sizes) / images)
 
     def _repeated(self) -> Path:
-        """A data set that holds the split's pictures several times over, made on first use, in a temporary folder."""
+        """A data set that holds the split's images several times over, made on first use, in a temporary folder."""
         if not hasattr(self, "_folder"):
             self._folder = self._stack.enter_context(temporary_folder("bench-loader-"))
             repeat_split(
@@ -261,12 +261,12 @@ class _Session:
         assert self.environment is not None
         return self.environment
 
-    def _picture_ms(self) -> float:
+    def _image_ms(self) -> float:
         return work_ms(self._stages, self._environment.device) or 1.0
 
     def _timeout(self) -> float:
         # A resident loader decodes the whole split before its first batch.
-        return max(self._config.timeout, 3 * self._environment.records * self._picture_ms() / 1000)
+        return max(self._config.timeout, 3 * self._environment.records * self._image_ms() / 1000)
 
     def _estimate(self) -> float:
         """Seconds from here on, by what the probe took: each repeat imports, starts, fills, and measures."""
@@ -274,12 +274,12 @@ class _Session:
         for cell in self._cells:
             batch = cell.row.batch_size or 0
             opened = 1 + ("steady" in cell.task)
-            filling = opened * batch * self._picture_ms() / 1000 * 3
+            filling = opened * batch * self._image_ms() / 1000 * 3
             if cell.row.backend == BASELINE:  # each worker begins with a batch of its own
                 filling *= _BASELINE_WORK * max(1, cell.row.workers) / max(1, min(cell.row.workers, e.usable_cores))
-                filling += opened * e.settings["baseline_pictures"] * _LISTING_S
+                filling += opened * e.settings["baseline_images"] * _LISTING_S
             if cell.row.backend == "resident":
-                filling += e.records * self._picture_ms() / 1000 / e.usable_cores
+                filling += e.records * self._image_ms() / 1000 / e.usable_cores
             whole = 2 * self._slice if cell.task["whole_epochs"] else 0.0
             total += self._repeats * (self._import_s + 1.0 + filling + whole + self._slice)
         return total

@@ -10,13 +10,13 @@ from ..system import write_file_atomically
 from .results import OK, BenchReport, Row, Stages
 
 HEADINGS = (
-    "backend", "workers", "batch", "pin", "pictures/s", "spread", "first batch", "peak memory", "CPU s/1,000", "cores",
+    "backend", "workers", "batch", "pin", "images/s", "spread", "first batch", "peak memory", "CPU s/1,000", "cores",
     "status",
 )  # fmt: skip
 
 
 _LEGEND = (
-    "Pictures/s: median of the repeats, in the middle of epochs; spread: (highest - lowest) / median. First batch: "
+    "Images/s: median of the repeats, in the middle of epochs; spread: (highest - lowest) / median. First batch: "
     "from opening the loader. Peak memory: highest sum of resident memory over the processes; pages they share "
     "count for each. Cores: CPU time over wall time."
 )
@@ -57,7 +57,7 @@ def plain_line(row: Row) -> str:
         return f"{name}: {row.status}"
     _, _, _, _, rate, spread, first, memory, cpu, _, _ = table_row(row)
     spread = f" (spread {spread})" if spread else ""
-    return f"{name}: {rate} pictures/s{spread}, first batch {first}, {memory}, {cpu} CPU s per 1,000"
+    return f"{name}: {rate} images/s{spread}, first batch {first}, {memory}, {cpu} CPU s per 1,000"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -74,7 +74,7 @@ def markdown(report: BenchReport) -> str:
     e = measured.environment
     quota = "" if e.cpu_quota is None else f", cgroup quota {e.cpu_quota:g}"
     data = (
-        f"{e.dataset}, split {e.split}: {e.records:,} pictures, {e.bytes / 1e6:,.1f} MB, "
+        f"{e.dataset}, split {e.split}: {e.records:,} images, {e.bytes / 1e6:,.1f} MB, "
         f"{e.median_width}x{e.median_height} pixels in the median"
     )
     facts = [
@@ -88,16 +88,16 @@ def markdown(report: BenchReport) -> str:
     ]  # fmt: skip
     if measured.demand is not None and measured.demand.images_per_s is not None:
         d = measured.demand
-        facts.append(("network", f"{d.model}, batch {d.batch_size}, {d.precision}: {d.images_per_s:,.0f} pictures/s"))
+        facts.append(("network", f"{d.model}, batch {d.batch_size}, {d.precision}: {d.images_per_s:,.0f} images/s"))
     parts = [
         "# Loader settings on this machine",
         "" if report.complete else "Stopped before all was measured.",
         "\n".join(f"- {sentence}" for sentence in report.explanation),
-        "![pictures per second by number of workers](bench-loader.png)",
+        "![images per second by number of workers](bench-loader.png)",
         "## Settings",
         markdown_table(HEADINGS, [table_row(row) for row in measured.rows]),
         _LEGEND,
-        "## Stages, ms a picture on one core",
+        "## Stages, ms an image on one core",
         _stages_table(measured.stages),
         "## Where and on what",
         markdown_table(("what", "value"), facts),

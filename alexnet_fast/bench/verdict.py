@@ -23,7 +23,7 @@ SCALING = 0.75
 
 
 def training_rate(row: Row, measured: Measured) -> float:
-    """Pictures/s that training can be expected to reach with a setting.
+    """Images/s that training can be expected to reach with a setting.
 
     On a device of its own the slower of loader and network decides. On a CPU both share the cores: workers fill what
     the network leaves idle, so their CPU time adds up; without workers loader and network take turns.
@@ -126,7 +126,7 @@ def trend_of(series: Sequence[Row]) -> Trend | None:
 
 
 def work_ms(stages: Stages, device: str) -> float | None:
-    """Milliseconds of a worker's time that one picture costs, its record in the page cache."""
+    """Milliseconds of a worker's time that one image costs, its record in the page cache."""
     parts = [stages.read, stages.decode, stages.augment]
     if device == "cpu":
         parts.append(stages.device_augment)
@@ -134,7 +134,7 @@ def work_ms(stages: Stages, device: str) -> float | None:
 
 
 def break_even(few: Row, many: Row) -> float | None:
-    """Pictures an epoch must have for `many` to end it first in spite of a longer start-up; None: never, or always."""
+    """Images an epoch must have for `many` to end it first in spite of a longer start-up; None: never, or always."""
     saved = 1 / few.rate - 1 / many.rate
     lost = many.start - few.start
     return lost / saved if saved > 0 and lost > 0 else None

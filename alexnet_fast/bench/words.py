@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def number(value: float) -> str:
-    """A number of pictures, or of pictures/s, with three or more digits shown."""
+    """A number of images, or of images/s, with three or more digits shown."""
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 

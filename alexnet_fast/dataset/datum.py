@@ -1,7 +1,7 @@
-"""Caffe's ``Datum``, the protobuf message that a record's value is: data (4) the picture, label (5), encoded (7) true.
+"""Caffe's ``Datum``, the protobuf message that a record's value is: data (4) the image, label (5), encoded (7) true.
 
 Three fields of one message are all there are: a codec of a screen spares a dependency and a code generator, and its
-decoder hands out the picture without copying it.
+decoder hands out the image without copying it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Int64Array = npt.NDArray[np.int64]
 _U32 = 0xFFFFFFFF
 
 
-@lru_cache(maxsize=1 << 16)  # labels and lengths of small pictures come again and again
+@lru_cache(maxsize=1 << 16)  # labels and lengths of small images come again and again
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
@@ -49,13 +49,13 @@ def encode_datum(data: bytes, label: int) -> bytes:
 
 
 def datum_frame(length: int, label: int) -> tuple[bytes, bytes]:
-    """What lies before and behind a picture of `length` bytes in the ``Datum`` that `encode_datum` makes."""
+    """What lies before and behind an image of `length` bytes in the ``Datum`` that `encode_datum` makes."""
     # protobuf writes a negative int32 as the ten bytes of its 64-bit two's complement.
     return b"\x22" + _varint(length), b"\x28" + _varint(label & 0xFFFFFFFFFFFFFFFF) + b"\x38\x01"
 
 
 def datum_frame_sizes(lengths: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[Int64Array, Int64Array]:
-    """Sizes of what `datum_frame` gives for many pictures at once: ((n,) before, (n,) behind), bytes."""
+    """Sizes of what `datum_frame` gives for many images at once: ((n,) before, (n,) behind), bytes."""
     lengths, labels = lengths.astype(np.int64), labels.astype(np.int64)
     heads, tails = np.full(len(lengths), 2, np.int64), np.full(len(labels), 4, np.int64)
     for shift in range(7, 35, 7):
@@ -66,9 +66,9 @@ def datum_frame_sizes(lengths: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tu
 
 
 def decode_datum(record: bytes | memoryview) -> tuple[memoryview, int]:
-    """(encoded picture, label) of a serialised ``Datum``; fields that this format does not use are passed over.
+    """(encoded image, label) of a serialised ``Datum``; fields that this format does not use are passed over.
 
-    The picture is a view into `record`, not a copy.
+    The image is a view into `record`, not a copy.
 
     Raises:
         DamagedDataError: `record` is not such a message.
@@ -98,5 +98,5 @@ def decode_datum(record: bytes | memoryview) -> tuple[memoryview, int]:
             data = buffer[at : at + size]
         at += size
     if data is None:
-        raise DamagedDataError("the record is not a Datum message with a picture in it")
+        raise DamagedDataError("the record is not a Datum message with an image in it")
     return data, label

@@ -1,4 +1,4 @@
-"""The index beside a shard: one row per record, all there is to know of it but the picture itself."""
+"""The index beside a shard: one row per record, all there is to know of it but the image itself."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IndexArray = npt.NDArray[np.void]
 def index_dtype(key_bytes: int) -> np.dtype[np.void]:
     """The row of an index whose longest key has `key_bytes` bytes: 28 bytes and the key, little-endian, packed.
 
-    `crc32` and `length` (bytes) are the encoded picture's, `width` and `height` (pixels) the decoded one's; `label` is
-    -1 for none; `offset` is the byte of data.mdb at which the picture begins; `key` is its name at its source.
+    `crc32` and `length` (bytes) are the encoded image's, `width` and `height` (pixels) the decoded one's; `label` is
+    -1 for none; `offset` is the byte of data.mdb at which the image begins; `key` is its name at its source.
     """
     return np.dtype(
         [

@@ -28,7 +28,7 @@ class ShardInfo:
     Attributes:
         path: folder name of the LMDB environment, within DATASET.
         records: entries in it.
-        bytes: of all its pictures together, without LMDB's pages.
+        bytes: of all its images together, without LMDB's pages.
         sha256: of the index file.
         data_bytes, data_sha256: size and SHA-256 of data.mdb, so that any damage to it is found before another
             program's LMDB is let at its pages.
@@ -73,7 +73,7 @@ class DatasetInfo:
     Attributes:
         classes: in label order.
         splits: by name.
-        packing: how it was packed: source, options, seed, pictures re-encoded or left out.
+        packing: how it was packed: source, options, seed, images re-encoded or left out.
     """
 
     classes: tuple[ClassInfo, ...]

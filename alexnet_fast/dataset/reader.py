@@ -10,11 +10,11 @@ liblmdb writes the shards (`writer`); nothing here reads through it. The layout:
 A record's value is the protobuf message ``Datum`` of Caffe with three fields: data (4) the encoded JPEG, label (5),
 encoded (7) true. Every entry of the database is a record, so any Caffe LMDB reader takes a shard as it is.
 
-The index says at which byte of data.mdb each picture begins, so reading is one ``pread``: no liblmdb, no lock, any
+The index says at which byte of data.mdb each image begins, so reading is one ``pread``: no liblmdb, no lock, any
 thread, across forks, one file descriptor a shard. That was decided by what damage does. With liblmdb in the reader, 400
 single bits flipped at random in the tree pages of a shard ended the process 7 times (SIGBUS), and reading from mapped
 memory ends it wherever a file is cut short or a disk fails under it; ``pread`` reports both. It is also 2 to 3 times as
-fast as a look-up through py-lmdb for pictures of 2 kB.
+fast as a look-up through py-lmdb for images of 2 kB.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def check_pages(dataset: Path, shard: ShardInfo) -> None:
 def iterate_shard(
     dataset: Path, shard: ShardInfo, start: int, stop: int, index: IndexArray | None
 ) -> Iterator[tuple[bytes, int] | str]:
-    """Records `start` to `stop` of a shard that may be damaged: (picture, label), or what is wrong with the record.
+    """Records `start` to `stop` of a shard that may be damaged: (image, label), or what is wrong with the record.
 
     A record is looked up as LMDB would and must lie where `index` says; where LMDB's pages are damaged, `index` alone
     is followed.
@@ -209,7 +209,7 @@ class ShardReader:
         return f"record {position} of {path} (key {self.key(record)!r})"
 
     def key(self, record: int) -> str:
-        """The picture's name at its source."""
+        """The image's name at its source."""
         return bytes(self.index["key"][record]).decode(errors="replace")
 
     def read(self, record: int) -> bytes:
@@ -249,7 +249,7 @@ class ShardReader:
                 value = read_at(file.descriptor, length + len(tail), offset)
             except OSError as error:
                 raise storage_error(error, self._files[shard].path) from None
-            # Behind the picture stands its label, so a file that is not the index's own is noticed here.
+            # Behind the image stands its label, so a file that is not the index's own is noticed here.
             if len(value) != length + len(tail) or not value.endswith(tail):
                 record = int(numbers[len(views)])
                 raise DamagedDataError(

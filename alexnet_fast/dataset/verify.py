@@ -32,7 +32,7 @@ class VerifyReport:
         dataset: its folder.
         records: records that were read.
         shards: shards that were read.
-        decoded: whether every picture was decoded as well.
+        decoded: whether every image was decoded as well.
         problems: one sentence each, naming the shard and, where there is one, the record and its key.
     """
 
@@ -50,7 +50,7 @@ class VerifyReport:
         """The closing lines: what was checked, or what is wrong."""
         what = f"{self.records:,} records in {self.shards} shard{'s' if self.shards != 1 else ''} of {self.dataset}"
         if self.ok:
-            return f"sound: {what}{', every picture decoded' if self.decoded else ''}"
+            return f"sound: {what}{', every image decoded' if self.decoded else ''}"
         lines = [f"{len(self.problems):,} problem{'s' if len(self.problems) != 1 else ''} among {what}:"]
         lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
@@ -69,11 +69,11 @@ def verify(
     """Read everything in DATASET and compare it with dataset.json and the indices.
 
     Checked are dataset.json (its own checksum), each shard's size and SHA-256, each index's SHA-256, and of each record
-    its place, length, label and CRC-32; with `decode` also that the picture decodes to the size that the index says.
+    its place, length, label and CRC-32; with `decode` also that the image decodes to the size that the index says.
 
     Args:
         dataset: folder made by pack.
-        decode: decode every picture.
+        decode: decode every image.
         workers: processes; 0 for none besides this one; 'auto' follows the usable cores.
         progress: told of records done.
 

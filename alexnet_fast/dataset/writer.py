@@ -55,7 +55,7 @@ class ShardWriter:
     Args:
         dataset: folder of the data set; must exist.
         name: from `shard_name`.
-        expected_bytes: of all pictures to come; LMDB's map begins at that size and grows where it was too small.
+        expected_bytes: of all images to come; LMDB's map begins at that size and grows where it was too small.
 
     Raises:
         StorageError: here and in every method, where the file system refuses (no space, no permission).
@@ -72,7 +72,7 @@ class ShardWriter:
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_bytes = 0
         self._env: lmdb.Environment | None = None
-        # A value of over half a page takes whole pages of its own: 1.25 x and 16 MiB cover all but small pictures.
+        # A value of over half a page takes whole pages of its own: 1.25 x and 16 MiB cover all but small images.
         map_size = _round_to_pages(max(1 << 20, expected_bytes + expected_bytes // 4 + (16 << 20)))
         try:
             with _refusals(self._aside):
@@ -87,7 +87,7 @@ class ShardWriter:
             raise
 
     def add(self, data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> None:
-        """Append a record. `data` is the encoded JPEG, `label` -1 for none, `key` the picture's name at its source."""
+        """Append a record. `data` is the encoded JPEG, `label` -1 for none, `key` the image's name at its source."""
         self.add_many([prepare_record(data, label=label, width=width, height=height, key=key)])
 
     def add_many(self, records: Sequence[PreparedRecord]) -> None:

@@ -1,4 +1,4 @@
-"""Labelled JPEG pictures made from nothing, for the demo: five shapes and five textures that a network can learn.
+"""Labelled JPEG images made from nothing, for the demo: five shapes and five textures that a network can learn.
 
 Class shows in form alone. Colours, sizes, places, turns, backgrounds, light, noise and JPEG quality are drawn at
 random, so that a network has to learn what does not change with them.
@@ -28,10 +28,10 @@ Floats = npt.NDArray[np.float64]
 Random = np.random.Generator
 
 
-def make_pictures(
+def make_images(
     folder: Path, *, train: int = 200, val: int = 40, seed: int = 0, progress: Progress | None = None
 ) -> int:
-    """Write FOLDER/SPLIT/CLASS/*.jpg: `train` and `val` pictures of each class; returns how many in all.
+    """Write FOLDER/SPLIT/CLASS/*.jpg: `train` and `val` images of each class; returns how many in all.
 
     One in 25 is greyscale. In the training split two are CMYK and two are PNG files with a JPEG's name, as ImageNet
     has them, for pack to deal with.
@@ -50,32 +50,32 @@ def make_pictures(
     return (train + val) * len(CLASSES)
 
 
-def _encode(picture: Image, random: Random, odd: int) -> bytes:
+def _encode(image: Image, random: Random, odd: int) -> bytes:
     held = io.BytesIO()
     if odd == 0:
-        picture.save(held, "PNG")
+        image.save(held, "PNG")
         return held.getvalue()
     if odd == 1:
-        picture = picture.convert("CMYK")
+        image = image.convert("CMYK")
     elif random.random() < 0.04:
-        picture = picture.convert("L")
-    picture.save(held, "JPEG", quality=int(random.integers(60, 96)))
+        image = image.convert("L")
+    image.save(held, "JPEG", quality=int(random.integers(60, 96)))
     return held.getvalue()
 
 
 def draw(name: str, random: Random) -> Image:
-    """One picture of the class called `name`."""
+    """One image of the class called `name`."""
     from PIL import Image
 
     width, height = _SIZES[int(random.integers(len(_SIZES)))]
     ground, ink = _two_colours(random)
     mask = _shape(name, width, height, random) if name in SHAPES else _texture(name, width, height, random)
-    picture = _background(width, height, ground, random)
-    picture += mask[..., None] * (ink - picture) * random.uniform(0.75, 1)
+    image = _background(width, height, ground, random)
+    image += mask[..., None] * (ink - image) * random.uniform(0.75, 1)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     light = 1 + random.uniform(0, 0.3) * (x * math.cos(turn := random.uniform(0, 2 * math.pi)) + y * math.sin(turn))
-    picture = picture * light[..., None] + random.normal(0, random.uniform(4, 16), picture.shape)
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    image = image * light[..., None] + random.normal(0, random.uniform(4, 16), image.shape)
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
 def _two_colours(random: Random) -> tuple[Floats, Floats]:
@@ -103,7 +103,7 @@ def _background(width: int, height: int, colour: Floats, random: Random) -> Floa
 
 
 def _shape(name: str, width: int, height: int, random: Random) -> Floats:
-    """Ink (height, width), 0 to 1: one turned, squeezed shape somewhere in the picture."""
+    """Ink (height, width), 0 to 1: one turned, squeezed shape somewhere in the image."""
     side = min(width, height)
     radius = side * random.uniform(0.2, 0.42)
     cx, cy = random.uniform(radius, width - radius), random.uniform(radius, height - radius)
@@ -126,7 +126,7 @@ _SHAPES: dict[str, Callable[[Floats, Floats, Floats, Floats], Floats]] = {
 
 
 def _texture(name: str, width: int, height: int, random: Random) -> Floats:
-    """Ink (height, width), 0 to 1: a pattern of random scale and direction over the whole picture."""
+    """Ink (height, width), 0 to 1: a pattern of random scale and direction over the whole image."""
     period = min(width, height) * random.uniform(0.12, 0.3)
     turn = random.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:height, 0:width] / period

@@ -1,4 +1,4 @@
-"""The whole pipeline on pictures it makes itself, step by step, each with the command that does the same."""
+"""The whole pipeline on images it makes itself, step by step, each with the command that does the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import AlexNetFastError, UsageError
 
 # Chosen so that the whole takes a minute and a half on two cores and ends neither at chance nor at 100%. With so few
-# pictures the recipe's own rate, 0.035, reached 30% after 5 epochs where this one reached 41%.
+# images the recipe's own rate, 0.035, reached 30% after 5 epochs where this one reached 41%.
 TRAIN_PER_CLASS, VAL_PER_CLASS = 200, 40
 IMAGE_SIZE, EPOCHS, MODEL, WIDTH, BATCH, LR = 64, 8, "alexnet-bn", 0.25, 32, 0.008
 _MARK = ".alexnet-fast-demo"  # a folder with this file in it was made by the demo, and may be replaced by it
@@ -28,7 +28,7 @@ def demo(
     train_per_class: int = TRAIN_PER_CLASS,
     val_per_class: int = VAL_PER_CLASS,
 ) -> str:
-    """Make pictures, pack, verify, sweep the loader, train, evaluate, predict and draw; all of it goes into `out`.
+    """Make images, pack, verify, sweep the loader, train, evaluate, predict and draw; all of it goes into `out`.
 
     Args:
         out: folder; what an earlier demo left there is replaced.
@@ -43,15 +43,15 @@ def demo(
     """
     begin = time.perf_counter()
     folder = _empty_folder(Path(out))
-    pictures, data, bench, run = (folder / name for name in ("pictures", "data", "bench", "run"))
+    images, data, bench, run = (folder / name for name in ("images", "data", "bench", "run"))
     steps = _Steps(folder)
-    _make(steps, pictures, train_per_class, val_per_class)
-    _pack(steps, pictures, data)
+    _make(steps, images, train_per_class, val_per_class)
+    _pack(steps, images, data)
     _inspect(steps, data)
     settings = _bench(steps, data, bench, device)
     _train(steps, data, run, settings, device, epochs)
     top1 = _evaluate(steps, run, data, device)
-    _predict(steps, run, pictures, device)
+    _predict(steps, run, images, device)
     return _summary(folder, top1, time.perf_counter() - begin)
 
 
@@ -96,22 +96,22 @@ def _indented(text: str) -> None:
     _say("\n".join(f"   {line}" if line else "" for line in text.splitlines()))
 
 
-def _make(steps: _Steps, pictures: Path, train: int, val: int) -> None:
+def _make(steps: _Steps, images: Path, train: int, val: int) -> None:
     from ..system import progress_bar
-    from .images import CLASSES, make_pictures
+    from .images import CLASSES, make_images
 
-    with steps.step(f"Make labelled JPEG pictures: {', '.join(CLASSES)}"), progress_bar("drawing") as progress:
-        count = make_pictures(pictures, train=train, val=val, progress=progress)
-        _indented(f"{count:,} pictures of several sizes in {pictures}/SPLIT/CLASS")
+    with steps.step(f"Make labelled JPEG images: {', '.join(CLASSES)}"), progress_bar("drawing") as progress:
+        count = make_images(images, train=train, val=val, progress=progress)
+        _indented(f"{count:,} images of several sizes in {images}/SPLIT/CLASS")
 
 
-def _pack(steps: _Steps, pictures: Path, data: Path) -> None:
+def _pack(steps: _Steps, images: Path, data: Path) -> None:
     from ..dataset import verify
     from ..packing import describe_pack, pack
     from ..system import progress_bar
 
-    with steps.step("Pack them into shards", "pack", pictures, data), progress_bar("packing") as progress:
-        _indented(describe_pack(pack(pictures, data, progress=progress), data))
+    with steps.step("Pack them into shards", "pack", images, data), progress_bar("packing") as progress:
+        _indented(describe_pack(pack(images, data, progress=progress), data))
     with steps.step("Verify every record", "verify", data):
         result = verify(data)
         if not result.ok:
@@ -180,10 +180,10 @@ def _evaluate(steps: _Steps, run: Path, data: Path, device: str) -> float:
     return result.top1
 
 
-def _predict(steps: _Steps, run: Path, pictures: Path, device: str) -> None:
+def _predict(steps: _Steps, run: Path, images: Path, device: str) -> None:
     from ..evaluation import predict
 
-    chosen = [next(iter(sorted((pictures / "val" / name).iterdir()))) for name in ("flower", "waves")]
+    chosen = [next(iter(sorted((images / "val" / name).iterdir()))) for name in ("flower", "waves")]
     with steps.step("Predict", "predict", run, *chosen, "--top", 3, *_device_option(device)):
         _indented(predict(run, chosen, top=3, device=device).closing_lines())
 
@@ -192,8 +192,8 @@ def _summary(folder: Path, top1: float, seconds: float) -> str:
     verdict = json.loads((folder / "run" / "summary.json").read_text())["verdict"]
     places = [
         ("run/curves.png", "loss, accuracy, learning rate and speed by epoch"),
-        ("report/index.html", "classes, confusion, right and wrong pictures (open it in a browser)"),
-        ("augmented.png", "pictures beside what the network is fed"),
+        ("report/index.html", "classes, confusion, right and wrong images (open it in a browser)"),
+        ("augmented.png", "images beside what the network is fed"),
         ("bench/bench-loader.md", "how fast each loader setting is here, and why"),
         ("run/best.pt", "the network"),
     ]

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a trained network on a split, with what each picture was taken for."""
+"""Top-1 and top-5 of a trained network on a split, with what each image was taken for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate(
 
     Args:
         run: a run folder (its best.pt, else last.pt), a checkpoint file, or an AlexNet's state_dict.
-        tta: 'none'; 'flip' averages each picture and its mirror image; 'ten-crop' averages the softmax of four corners,
+        tta: 'none'; 'flip' averages each image and its mirror image; 'ten-crop' averages the softmax of four corners,
             the centre and their mirror images (Krizhevsky et al. 2012, section 4.1).
         report: folder for an HTML report; None: none is written.
 
@@ -51,7 +51,7 @@ def evaluate(
     if not info.split(split).labelled:
         raise UsageError(f"split {split!r} of {dataset} has no labels to compare with: use `alexnet-fast predict`")
     if info.split(split).records == 0:
-        raise UsageError(f"split {split!r} of {dataset} holds no pictures")
+        raise UsageError(f"split {split!r} of {dataset} holds no images")
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     place = choose_device(device)
@@ -73,7 +73,7 @@ def evaluate(
         )  # fmt: skip
     result = EvalResult(
         run=Path(run), dataset=Path(dataset), split=split, tta=tta, description=loaded.description,
-        pictures=found.pictures, loss=found.loss, top1=found.top1, top5=found.top5,
+        images=found.images, loss=found.loss, top1=found.top1, top5=found.top5,
         seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
         predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
     )  # fmt: skip

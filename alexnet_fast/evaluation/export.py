@@ -1,7 +1,7 @@
 """A trained network as one file that other programs read: ONNX, safetensors or a torch.export program.
 
-The ONNX and pt2 networks take what a decoder gives, uint8 RGB pictures (N, 3, S, S), and answer with probabilities
-(N, classes): normalisation and softmax are inside. How to get from a picture to S x S, and the names of the classes,
+The ONNX and pt2 networks take what a decoder gives, uint8 RGB images (N, 3, S, S), and answer with probabilities
+(N, classes): normalisation and softmax are inside. How to get from an image to S x S, and the names of the classes,
 are in the file's metadata. safetensors holds the weights alone, with the same metadata.
 """
 
@@ -117,7 +117,7 @@ def _metadata_text(loaded: LoadedRun) -> str:
 
 
 def _program(loaded: LoadedRun) -> torch.nn.Module:
-    """uint8 pictures in, probabilities out."""
+    """uint8 images in, probabilities out."""
     import torch
 
     class Program(torch.nn.Module):
@@ -184,7 +184,7 @@ def _write_onnx(loaded: LoadedRun, path: Path) -> str:
     )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    model.doc_string = "uint8 RGB pictures (N, 3, S, S) in, probabilities (N, classes) out; see the metadata"
+    model.doc_string = "uint8 RGB images (N, 3, S, S) in, probabilities (N, classes) out; see the metadata"
     onnx.helper.set_model_props(model, {METADATA: _metadata_text(loaded)})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

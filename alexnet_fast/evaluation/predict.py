@@ -1,4 +1,4 @@
-"""The most likely classes of anyone's pictures, by a trained network."""
+"""The most likely classes of anyone's images, by a trained network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _BAR = 20  # columns of a probability of 1
 _BESIDE = 31  # columns of a line beside the class's name: margins, bar and figure
-# Files of a folder that are taken for pictures; a file that is named itself is tried whatever it is called.
+# Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 
 
@@ -40,7 +40,7 @@ class ClassGuess:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One picture's most likely classes, the likeliest first."""
+    """One image's most likely classes, the likeliest first."""
 
     path: Path
     guesses: tuple[ClassGuess, ...]
@@ -52,7 +52,7 @@ class PredictResult:
 
     Attributes:
         description: of the network.
-        predictions: one a picture, in the order asked for.
+        predictions: one an image, in the order asked for.
         unreadable: (file, why) of those that could not be decoded.
     """
 
@@ -61,10 +61,15 @@ class PredictResult:
     unreadable: tuple[tuple[Path, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """{model, pictures: [{path, classes: [{index, wnid, name, probability}]}], unreadable: [{path, reason}]}."""
+        """{model, images: [{path, classes: [{index, wnid, name, probability}]}], unreadable: [{path, reason}]}.
+
+        `pictures` is the old name of images, and holds the same.
+        """
+        images = [{"path": str(p.path), "classes": [vars(g) for g in p.guesses]} for p in self.predictions]
         return {
             "model": self.description,
-            "pictures": [{"path": str(p.path), "classes": [vars(g) for g in p.guesses]} for p in self.predictions],
+            "images": images,
+            "pictures": images,
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
         }
 
@@ -76,7 +81,7 @@ class PredictResult:
         write_file_atomically(Path(path), text.encode(errors="surrogateescape"))
 
     def closing_lines(self) -> str:
-        """Each picture with its classes and their probabilities as bars."""
+        """Each image with its classes and their probabilities as bars."""
         lines = [self.description]
         longest = max((_columns(_title(g)) for p in self.predictions for g in p.guesses), default=0)
         width = min(longest, max(20, shutil.get_terminal_size().columns - _BESIDE))
@@ -120,16 +125,16 @@ def _bar(probability: float) -> str:
 def predict(
     run: Path | str, images: Sequence[Path | str], *, top: int = 5, device: str = "auto", batch_size: int = _BATCH
 ) -> PredictResult:
-    """Classify pictures of any format that Pillow reads, cropped as in evaluation.
+    """Classify images of any format that Pillow reads, cropped as in evaluation.
 
     Args:
         run: a run folder, a checkpoint file, or the state_dict of an AlexNet, torchvision's among them.
-        images: files, or folders whose pictures are taken with those of the folders within, in order of name.
-        top: classes to name for each picture.
+        images: files, or folders whose images are taken with those of the folders within, in order of name.
+        top: classes to name for each image.
 
     Raises:
-        UsageError: a path is not there, a folder holds no picture, or the run is none.
-        DamagedDataError: none of the pictures could be decoded, or the checkpoint is damaged.
+        UsageError: a path is not there, a folder holds no image, or the run is none.
+        DamagedDataError: none of the images could be decoded, or the checkpoint is damaged.
     """
     import torch
 
@@ -139,7 +144,7 @@ def predict(
 
     if top < 1:
         raise UsageError(f"top must be a whole number from 1 up, got {top!r}")
-    paths = list(find_pictures(images))
+    paths = list(find_images(images))
     loaded = load_run(run)
     names = class_names(loaded)
     place = choose_device(device)
@@ -151,12 +156,12 @@ def predict(
             read: list[tuple[Path, torch.Tensor]] = []
             for path in paths[start : start + batch_size]:
                 try:
-                    read.append((path, load_picture(path, loaded.image_size)))
+                    read.append((path, load_image(path, loaded.image_size)))
                 except DamagedDataError as error:
                     unreadable.append((path, str(error)))
             if not read:
                 continue
-            pixels = torch.stack([picture for _, picture in read]).to(place)
+            pixels = torch.stack([image for _, image in read]).to(place)
             shares = torch.softmax(model(finish_batch(pixels, None, torch.float32)).float(), 1)
             best = shares.topk(min(top, shares.shape[1]), dim=1)
             for (path, _), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
@@ -168,30 +173,30 @@ def predict(
     if not predictions:
         path, reason = unreadable[0]
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise DamagedDataError(f"{path} {reason}{more}: give pictures in a format that Pillow reads")
+        raise DamagedDataError(f"{path} {reason}{more}: give images in a format that Pillow reads")
     return PredictResult(
         description=loaded.description, predictions=tuple(predictions), unreadable=tuple(unreadable)
     )  # fmt: skip
 
 
-def find_pictures(images: Sequence[Path | str]) -> Iterator[Path]:
-    """The files named, and the pictures in the folders named.
+def find_images(images: Sequence[Path | str]) -> Iterator[Path]:
+    """The files named, and the images in the folders named.
 
     Raises:
-        UsageError: a path is not there, or a folder holds no picture.
+        UsageError: a path is not there, or a folder holds no image.
     """
     if not images:
-        raise UsageError("no picture was given: name files or folders")
+        raise UsageError("no image was given: name files or folders")
     for image in map(Path, images):
         if image.is_dir():
             found = sorted(p for p in image.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
             if not found:
-                raise UsageError(f"the folder {image} holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+                raise UsageError(f"the folder {image} holds no images ({', '.join(sorted(_SUFFIXES))})")
             yield from found
         elif image.exists():
             yield image
         else:
-            raise UsageError(f"there is no picture {image}: check its path")
+            raise UsageError(f"there is no image {image}: check its path")
 
 
 def class_names(loaded: LoadedRun) -> list[tuple[str, str]]:
@@ -206,10 +211,10 @@ def class_names(loaded: LoadedRun) -> list[tuple[str, str]]:
     return [("", f"class {i}") for i in range(count)]
 
 
-def load_picture(path: Path | str, image_size: int) -> torch.Tensor:
-    """Read one picture as evaluation shows it: shorter side to 256/224 of `image_size`, then the centre.
+def load_image(path: Path | str, image_size: int) -> torch.Tensor:
+    """Read one image as evaluation shows it: shorter side to 256/224 of `image_size`, then the centre.
 
-    A camera's orientation mark is followed, transparency is laid on white, and of a moving picture the first frame is
+    A camera's orientation mark is followed, transparency is laid on white, and of a moving image the first frame is
     taken.
 
     Returns:
@@ -239,26 +244,26 @@ def _read_rgb(path: Path) -> np.typing.NDArray[np.uint8]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in pictures that are sound
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that are sound
             with Image.open(path) as opened:
-                picture: Image.Image = ImageOps.exif_transpose(opened)
-                if picture.mode.startswith("I") or picture.mode == "F":
-                    picture = _to_eight_bits(picture)
-                if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                return np.array(picture.convert("RGB"))
+                image: Image.Image = ImageOps.exif_transpose(opened)
+                if image.mode.startswith("I") or image.mode == "F":
+                    image = _to_eight_bits(image)
+                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                return np.array(image.convert("RGB"))
     except FileNotFoundError:
-        raise UsageError(f"there is no picture {path}: check its path") from None
+        raise UsageError(f"there is no image {path}: check its path") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).replace(repr(str(path)), "it").split())
         raise DamagedDataError(f"cannot be decoded ({reason})") from None
 
 
-def _to_eight_bits(picture: Any) -> Any:
+def _to_eight_bits(image: Any) -> Any:
     """Grey of 16 or 32 bits (or floating point) to the 8 bits that Pillow would otherwise clip it to."""
     from PIL import Image
 
-    values = np.asarray(picture, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float64)
     most = 65535.0 if values.max(initial=0) > 255 else 255.0
     return Image.fromarray(np.clip(values * (255 / most), 0, 255).astype(np.uint8))

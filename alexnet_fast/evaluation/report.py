@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing beside itself: curves, confusion, classes, and the pictures."""
+"""An evaluation as one HTML page that needs nothing beside itself: curves, confusion, classes, and the images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 
 from ..dataset import ShardReader
 from ..errors import UsageError
-from ..inspection import read_picture
+from ..inspection import read_image
 from ..plots import fit_verdict, plot_confusion, plot_curves
 from ..system import write_file_atomically
 from .result import EvalResult, confused_pairs, short_name
 
-_SIDE = 112  # pixels of a picture on the page
-_SHOWN = 24  # right pictures, and as many wrong ones
+_SIDE = 112  # pixels of an image on the page
+_SHOWN = 24  # right images, and as many wrong ones
 _PAIRS = 12
-_NUMBERS = ("top-5", "precision", "pictures")  # columns that are aligned at the right
+_NUMBERS = ("top-5", "precision", "images")  # columns that are aligned at the right
 
 _STYLE = """
 :root { --ink:#1f2937; --soft:#6b7280; --line:#e5e7eb; --paper:#ffffff; --card:#f9fafb; --good:#15803d; --bad:#b91c1c;
@@ -63,7 +63,7 @@ document.querySelectorAll("table.sort th").forEach((head) => head.addEventListen
 
 
 def write_report(result: EvalResult, folder: Path | str) -> Path:
-    """Write FOLDER/index.html, which holds all its pictures, and return its path.
+    """Write FOLDER/index.html, which holds all its images, and return its path.
 
     Raises:
         UsageError: `folder` is a file. DamagedDataError: a record that the page shows cannot be read.
@@ -100,7 +100,7 @@ def _page(result: EvalResult) -> str:
         + "</p>",
         _drawn("Confusion matrix", lambda path: plot_confusion(counts, names, path, title="")),
     ]
-    parts += _pictures(result, names)
+    parts += _images(result, names)
     title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
@@ -120,7 +120,7 @@ def _tiles(result: EvalResult) -> str:
         (f"{result.top1:.2%}", "top-1 accuracy"),
         (f"{result.top5:.2%}", "top-5 accuracy"),
         (f"{result.loss:.4f}", "loss, nats"),
-        (f"{result.pictures:,}", "pictures"),
+        (f"{result.images:,}", "images"),
         (f"{len(result.classes):,}", f"classes (chance: {chance:.1%})"),
     ]
     return (
@@ -180,7 +180,7 @@ def _classes(result: EvalResult, names: Sequence[str]) -> str:
         f'<td class="n" data-v="{total[i]}">{total[i]:,}</td></tr>'
         for i in order
     )
-    heads = ("class", "name", "top-1 (recall)", "top-5", "precision", "pictures")
+    heads = ("class", "name", "top-1 (recall)", "top-5", "precision", "images")
     note = '<p class="soft">The hardest first; a click on a heading sorts by it.</p>'
     return note + _table(heads, rows)
 
@@ -194,10 +194,10 @@ def _confused(result: EvalResult, names: Sequence[str]) -> str:
         f'<td data-v="{share:.6f}">{_bar(share)} {share:.1%}</td><td class="n" data-v="{count}">{count:,}</td></tr>'
         for t, p, count, share in pairs
     )
-    return _table(("this class", "is taken for", "share of its pictures", "pictures"), rows)
+    return _table(("this class", "is taken for", "share of its images", "images"), rows)
 
 
-def _pictures(result: EvalResult, names: Sequence[str]) -> list[str]:
+def _images(result: EvalResult, names: Sequence[str]) -> list[str]:
     right = result.predictions[:, 0] == result.labels
     sure = result.probabilities[:, 0]
     wrong_first = np.flatnonzero(~right)[np.argsort(-sure[~right], kind="stable")][:_SHOWN]
@@ -221,7 +221,7 @@ def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], reco
 
     cells = []
     for record in records:
-        image = Image.fromarray(read_picture(reader, int(record)))
+        image = Image.fromarray(read_image(reader, int(record)))
         image.thumbnail((2 * _SIDE, 2 * _SIDE))
         held = io.BytesIO()
         image.save(held, "JPEG", quality=85)

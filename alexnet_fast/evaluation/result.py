@@ -22,12 +22,12 @@ class EvalResult:
     Attributes:
         run, dataset, split, tta: what was evaluated, and how.
         description: of the network: its name, size and checkpoint.
-        pictures: all records of the split. loss: mean cross-entropy, nats. top1, top5: fractions.
+        images: all records of the split. loss: mean cross-entropy, nats. top1, top5: fractions.
         seconds: of the pass.
         classes: of the data set, in label order.
-        labels: (pictures,) int64, in record order.
-        predictions: (pictures, 5 or fewer) int64, the most likely classes first.
-        probabilities: (pictures, 5 or fewer) float32, theirs.
+        labels: (images,) int64, in record order.
+        predictions: (images, 5 or fewer) int64, the most likely classes first.
+        probabilities: (images, 5 or fewer) float32, theirs.
         report: the page that was written, None where none was asked for.
     """
 
@@ -36,7 +36,7 @@ class EvalResult:
     split: str
     tta: str
     description: str
-    pictures: int
+    images: int
     loss: float
     top1: float
     top5: float
@@ -48,15 +48,16 @@ class EvalResult:
     report: Path | None = None
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """(classes, classes) int64: pictures of the row's class that were taken for the column's."""
+        """(classes, classes) int64: images of the row's class that were taken for the column's."""
         n = len(self.classes)
         cells = self.labels * n + self.predictions[:, 0]
         return np.bincount(cells, minlength=n * n).reshape(n, n)
 
     def as_dict(self) -> dict[str, Any]:
-        """{split, pictures, top1, top5, loss, tta}; accuracies are fractions."""
-        names = ("split", "pictures", "top1", "top5", "loss", "tta")
-        return {name: getattr(self, name) for name in names}
+        """{split, images, pictures, top1, top5, loss, tta}; accuracies are fractions, pictures is images' old name."""
+        names = {"split": "split", "images": "images", "pictures": "images"}
+        names |= {name: name for name in ("top1", "top5", "loss", "tta")}
+        return {key: getattr(self, name) for key, name in names.items()}
 
     def write_json(self, path: Path) -> None:
         """Write `as_dict` to `path`."""
@@ -65,10 +66,10 @@ class EvalResult:
     def closing_lines(self) -> str:
         """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
         how = "" if self.tta == "none" else f", {self.tta}"
-        rate = self.pictures / self.seconds
+        rate = self.images / self.seconds
         lines = [
-            f"{self.description}, on {self.pictures:,} pictures of split {self.split}{how}:",
-            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} pictures/s)",
+            f"{self.description}, on {self.images:,} images of split {self.split}{how}:",
+            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} images/s)",
         ]
         if self.report is not None:
             lines += [*class_lines(self), f"report: {self.report}"]
@@ -76,7 +77,7 @@ class EvalResult:
 
 
 def confused_pairs(result: EvalResult, most: int = 12) -> list[tuple[int, int, int, float]]:
-    """(true label, predicted label, pictures, share of the true class's), the largest shares first."""
+    """(true label, predicted label, images, share of the true class's), the largest shares first."""
     counts = result.confusion()
     total = counts.sum(1)
     off = counts.copy()

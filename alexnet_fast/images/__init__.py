@@ -17,7 +17,7 @@ from .augment import (
     sample_flips,
     uniform,
 )
-from .crop import CropCutter, Flips, Places, UndecodableError, check_decoder, picture_tensor
+from .crop import Cropper, Flips, OutputSlots, UndecodableError, check_decoder, image_tensor
 from .decode import DECODERS, ByteArray, CropPlan, SimpleJpeg, plan_eval, plan_train
 from .jpeg import check, prepare
 from .native import compiled_decoder, compiled_resizer
@@ -28,10 +28,10 @@ __all__ = [
     "IMAGENET_STD",
     "ByteArray",
     "CropArray",
-    "CropCutter",
     "CropPlan",
+    "Cropper",
     "Flips",
-    "Places",
+    "OutputSlots",
     "SimpleJpeg",
     "UndecodableError",
     "check",
@@ -43,8 +43,8 @@ __all__ = [
     "eval_resize",
     "eval_size",
     "finish_batch",
+    "image_tensor",
     "normalise_planes",
-    "picture_tensor",
     "plan_eval",
     "plan_train",
     "prepare",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..config import Augmentation
 
-# Mean and standard deviation of ImageNet's training pictures, RGB on a scale of 0 to 1: the values that torchvision's
+# Mean and standard deviation of ImageNet's training images, RGB on a scale of 0 to 1: the values that torchvision's
 # references and all its weights use.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -68,14 +68,14 @@ def sample_crops(
 ) -> CropArray:
     """Boxes of a random resized crop (Szegedy et al. 2015, section 6), as torchvision's RandomResizedCrop draws them.
 
-    The area is uniform in `area` (share of the picture), the logarithm of width / height uniform in that of `aspect`;
+    The area is uniform in `area` (share of the image), the logarithm of width / height uniform in that of `aspect`;
     a box that does not fit is drawn again, up to ten times, and then the largest centred box within `aspect` is taken.
 
     Args:
-        records: (n,) record numbers. heights, widths: (n,) of the pictures, pixels.
+        records: (n,) record numbers. heights, widths: (n,) of the images, pixels.
 
     Returns:
-        int32 (n, 4): top, left, height, width, within the picture.
+        int32 (n, 4): top, left, height, width, within the image.
     """
     records = np.asarray(records)
     h, w = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
@@ -106,7 +106,7 @@ def _centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspec
 
 
 def sample_flips(seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which pictures are mirrored left to right, with probability one half each: bool (n,)."""
+    """Which images are mirrored left to right, with probability one half each: bool (n,)."""
     return uniform(seed, epoch, records, _FLIP_STREAM) < 0.5
 
 
@@ -122,7 +122,7 @@ def draw_crops(
     if augmentation.crop == "resized":
         return sample_crops(seed, epoch, records, heights, widths, area=augmentation.area)
     h, w = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
-    # The square to cut out of the picture as it is: the network's share of the shorter side after scaling.
+    # The square to cut out of the image as it is: the network's share of the shorter side after scaling.
     side = np.maximum(1, np.rint(np.minimum(h, w) / EVAL_RESIZE))
     top = np.floor(uniform(seed, epoch, records, 0) * (h - side + 1))
     left = np.floor(uniform(seed, epoch, records, 1) * (w - side + 1))
@@ -130,7 +130,7 @@ def draw_crops(
 
 
 def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which training pictures `augmentation` mirrors in this epoch: bool (n,)."""
+    """Which training images `augmentation` mirrors in this epoch: bool (n,)."""
     if augmentation.flip == "off":
         return np.zeros(len(np.asarray(records)), dtype=np.bool_)
     if augmentation.flip == "random":
@@ -140,7 +140,7 @@ def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.A
 
 
 def eval_resize(image_size: int) -> int:
-    """Length of the shorter side, pixels, to which a picture is scaled before its centre `image_size` is cut out."""
+    """Length of the shorter side, pixels, to which an image is scaled before its centre `image_size` is cut out."""
     return round(image_size * EVAL_RESIZE)
 
 
@@ -219,7 +219,7 @@ def finish_batch(images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.
         images = _flip(images, flips)
     if dtype == torch.uint8:
         return images
-    # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. One picture of 224
+    # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. One image of 224
     # pixels to float32: 26 us against 175 us on one core of an AMD EPYC.
     n, channels, height, width = images.shape
     scale, bias = _scale_and_bias(images.device, width)
@@ -242,8 +242,8 @@ def _flip(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
     return images
 
 
-class PictureFinisher:
-    """Normalises one picture at a time on the CPU, while it lies in the cache; one per thread.
+class ImageFinisher:
+    """Normalises one image at a time on the CPU, while it lies in the cache; one per thread.
 
     Args:
         image_size: side S, pixels.
@@ -261,11 +261,11 @@ class PictureFinisher:
         self.scale, self.bias = self._scale.numpy(), self._bias.numpy()
         self._addcmul = torch.addcmul
 
-    def __call__(self, picture: torch.Tensor, out: torch.Tensor) -> None:
-        """Normalise `picture` (1, 3, S, S) uint8 into `out` (1, 3, S, S) of a floating-point type, both
+    def __call__(self, image: torch.Tensor, out: torch.Tensor) -> None:
+        """Normalise `image` (1, 3, S, S) uint8 into `out` (1, 3, S, S) of a floating-point type, both
         channels_last."""
         target = out.permute(0, 2, 3, 1).view(self._rows)
-        self._float.copy_(picture.permute(0, 2, 3, 1).view(self._rows))
+        self._float.copy_(image.permute(0, 2, 3, 1).view(self._rows))
         if target.dtype == self._float.dtype:
             self._addcmul(self._bias, self._float, self._scale, out=target)
         else:

@@ -1,4 +1,4 @@
-"""JPEG bytes and a box in; a resized uint8 picture out: what a loader does on the host for every picture.
+"""JPEG bytes and a box in; a resized uint8 image out: what a loader does on the host for every image.
 
 Nothing here knows of data sets, epochs or workers, so that each stage can be called, tested and timed alone.
 """
@@ -25,13 +25,13 @@ Encoded: TypeAlias = "bytes | memoryview"
 
 DECODERS = ("auto", "native", "simplejpeg", "nvimgcodec")
 
-# Up to so many pixels, simplejpeg's whole picture costs less than nvImageCodec's region. With the crops of a random
+# Up to so many pixels, simplejpeg's whole image costs less than nvImageCodec's region. With the crops of a random
 # resized crop on one core of an Intel Xeon with AVX512: 34 us against 40 us for 64 x 64 (Tiny ImageNet), 432 us against
-# 378 us at a longest side of 375, 1,257 us against 1,013 us for full-size ImageNet; the lines fitted to single pictures
+# 378 us at a longest side of 375, 1,257 us against 1,013 us for full-size ImageNet; the lines fitted to single images
 # cross near 9,000 pixels.
 _WHOLE_PIXELS = 96 * 96
 
-# An end of the evaluated region may lie so many source pixels off a whole one; it shifts the picture by as much.
+# An end of the evaluated region may lie so many source pixels off a whole one; it shifts the image by as much.
 _EVAL_MISFIT = 0.02
 
 
@@ -45,7 +45,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class CropPlan:
-    """For n pictures: which box to cut, to what size to scale it, and where in that the output lies.
+    """For n images: which box to cut, to what size to scale it, and where in that the output lies.
 
     Attributes:
         boxes: int32 (n, 4): top, left, height, width in the source, whole pixels.
@@ -64,7 +64,7 @@ class CropPlan:
         return CropPlan(self.boxes[part], self.scaled[part], self.offsets[part])
 
     def tolist(self) -> list[Crop]:
-        """One `Crop` a picture, of Python's own numbers, which cost less than numpy's to handle one by one."""
+        """One `Crop` an image, of Python's own numbers, which cost less than numpy's to handle one by one."""
         return list(map(Crop, self.boxes.tolist(), self.scaled.tolist(), self.offsets.tolist()))
 
 
@@ -81,9 +81,9 @@ def plan_eval(
 
     The length is `shorter_side`, or `eval_resize(image_size)` where that is None.
 
-    Only the part of the picture that the centre is computed from is resized. Its ends are chosen where whole output
+    Only the part of the image that the centre is computed from is resized. Its ends are chosen where whole output
     pixels fall on whole source pixels, a pixel or more outside the centre, so that the filter sees what it would see in
-    the whole picture.
+    the whole image.
     """
     h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
     target = shorter_side or eval_resize(image_size)
@@ -121,7 +121,7 @@ def _off_beat(size: int) -> ByteArray:
     """An uninitialised buffer that begins 16 bytes past a multiple of 32.
 
     libjpeg-turbo writes rows that begin at a multiple of 32 past the cache, and whoever cuts the crop waits for them:
-    with 64 x 64 pictures decoding takes 28 to 31 us into such a buffer and 20 to 22 us into this one (Intel Xeon with
+    with 64 x 64 images decoding takes 28 to 31 us into such a buffer and 20 to 22 us into this one (Intel Xeon with
     AVX512).
     """
     raw: ByteArray = np.empty(size + 48, np.uint8)
@@ -129,18 +129,18 @@ def _off_beat(size: int) -> ByteArray:
     return raw[begin : begin + size]
 
 
-def _contiguous(picture: ByteArray, box: list[int]) -> ByteArray:
-    """The box (top, left, height, width) of `picture` (H, W, 3), copied unless its pixels lie in a row already.
+def _contiguous(image: ByteArray, box: list[int]) -> ByteArray:
+    """The box (top, left, height, width) of `image` (H, W, 3), copied unless its pixels lie in a row already.
 
     Resizing takes 0.24 ms from a contiguous crop and 0.41 ms from a strided view (full-size ImageNet). The memory is
     new each time: numpy finds it as fast as a buffer of our own can be cut to size.
     """
     top, left, height, width = box
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
 class SimpleJpeg:
-    """libjpeg-turbo through simplejpeg: whole pictures."""
+    """libjpeg-turbo through simplejpeg: whole images."""
 
     def __init__(self) -> None:
         import simplejpeg
@@ -149,26 +149,26 @@ class SimpleJpeg:
         self._whole: ByteArray = np.empty(0, np.uint8)
 
     def whole(self, jpeg: Encoded, height: int, width: int) -> ByteArray:
-        """The picture, uint8 (height, width, 3), valid until the next call.
+        """The image, uint8 (height, width, 3), valid until the next call.
 
         Raises:
-            DamagedDataError: see `PictureDecoder`.
+            DamagedDataError: see `ImageDecoder`.
         """
         if self._whole.size < height * width * 3:
             self._whole = _off_beat(height * width * 3)
         try:
-            picture = self._decode(jpeg, "RGB", buffer=self._whole)
+            image = self._decode(jpeg, "RGB", buffer=self._whole)
         except ValueError as error:
             raise DamagedDataError(f"cannot be decoded ({' '.join(str(error).split())})") from None
-        if picture.shape != (height, width, 3):
+        if image.shape != (height, width, 3):
             raise DamagedDataError(f"is not {width} pixels wide and {height} high, as the index says")
-        return picture  # type: ignore[no-any-return]
+        return image  # type: ignore[no-any-return]
 
 
 class NvImageCodec:
     """libjpeg-turbo through nvImageCodec (it comes with DALI): decodes a region and no more rows than it needs.
 
-    Full-size ImageNet pictures, crops of a random resized crop: 0.89 ms against 1.11 ms for the whole picture, on one
+    Full-size ImageNet images, crops of a random resized crop: 0.89 ms against 1.11 ms for the whole image, on one
     core of an AMD EPYC.
     """
 
@@ -185,7 +185,7 @@ class NvImageCodec:
         self._image: Any = None
 
     def region(self, jpeg: Encoded, box: list[int]) -> ByteArray | None:
-        """The box (top, left, height, width) of the picture, contiguous; None where it cannot be decoded."""
+        """The box (top, left, height, width) of the image, contiguous; None where it cannot be decoded."""
         top, left, height, width = box
         codec = self._codec
         try:
@@ -201,7 +201,7 @@ class NvImageCodec:
 
 
 class SmallCrops:
-    """Cuts boxes out of small pictures into one buffer, of which a view for each size of box is made once.
+    """Cuts boxes out of small images into one buffer, of which a view for each size of box is made once.
 
     A crop costs 0.6 us so, and 1.5 us where its memory and tensor are new (64 x 64, Intel Xeon with AVX512).
     """
@@ -210,8 +210,8 @@ class SmallCrops:
         self._buffer: ByteArray = np.empty(_WHOLE_PIXELS * 3, np.uint8)
         self._views: dict[tuple[int, int], tuple[ByteArray, torch.Tensor]] = {}
 
-    def __call__(self, picture: ByteArray, box: list[int]) -> torch.Tensor:
-        """The box (top, left, height, width) of `picture` (H, W, 3), at most `SmallCrops.fits` pixels, as a tensor
+    def __call__(self, image: ByteArray, box: list[int]) -> torch.Tensor:
+        """The box (top, left, height, width) of `image` (H, W, 3), at most `SmallCrops.fits` pixels, as a tensor
         (1, 3, height, width), channels_last, valid until the next call."""
         top, left, height, width = box
         found = self._views.get((height, width))
@@ -220,7 +220,7 @@ class SmallCrops:
 
             view = self._buffer[: height * width * 3].reshape(height, width, 3)
             found = self._views[height, width] = view, torch.from_numpy(view[None].transpose(0, 3, 1, 2))
-        np.copyto(found[0], picture[top : top + height, left : left + width])
+        np.copyto(found[0], image[top : top + height, left : left + width])
         return found[1]
 
     @staticmethod
@@ -228,7 +228,7 @@ class SmallCrops:
         return height * width <= _WHOLE_PIXELS
 
 
-def trial_picture() -> tuple[bytes, ByteArray]:
+def trial_image() -> tuple[bytes, ByteArray]:
     """A JPEG with halved chroma, and its pixels (40, 50, 3) as libjpeg-turbo decodes them: to try a decoder on."""
     import simplejpeg
 
@@ -239,26 +239,26 @@ def trial_picture() -> tuple[bytes, ByteArray]:
 
 @functools.cache
 def region_decoder_works() -> bool:
-    """Whether nvImageCodec is here and decodes a region of a small picture as libjpeg-turbo does."""
+    """Whether nvImageCodec is here and decodes a region of a small image as libjpeg-turbo does."""
     import os
 
-    # It prints a warning for each damaged picture, which we tell ourselves; it looks at this when it is imported.
+    # It prints a warning for each damaged image, which we tell ourselves; it looks at this when it is imported.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    jpeg, picture = trial_picture()
+    jpeg, image = trial_image()
     try:
         region = NvImageCodec().region(jpeg, [9, 7, 20, 30])
     except Exception:  # whatever a library does that is half installed or too old for these calls
         return False
-    return region is not None and np.array_equal(region, picture[9:29, 7:37])
+    return region is not None and np.array_equal(region, image[9:29, 7:37])
 
 
-class PictureDecoder:
-    """Decodes, crops and resizes pictures one after another, reusing its buffers; one per thread.
+class ImageDecoder:
+    """Decodes, crops and resizes images one after another, reusing its buffers; one per thread.
 
     The resize is torch's antialiased bilinear one on uint8, the filter of torchvision's Resize and RandomResizedCrop.
 
     Args:
-        decoder: 'auto', 'simplejpeg' or 'nvimgcodec'; 'auto' takes for each picture what is faster at its size.
+        decoder: 'auto', 'simplejpeg' or 'nvimgcodec'; 'auto' takes for each image what is faster at its size.
 
     Attributes:
         decode_s, resize_s: seconds spent on either stage so far.
@@ -269,7 +269,7 @@ class PictureDecoder:
 
         self._simple = SimpleJpeg()
         self._small = SmallCrops()
-        self._regions: NvImageCodec | None = None  # made when first needed: small pictures are decoded whole
+        self._regions: NvImageCodec | None = None  # made when first needed: small images are decoded whole
         self._use_regions = decoder != "simplejpeg"
         self._small_whole = decoder != "nvimgcodec"
         self.decode_s = self.resize_s = 0.0
@@ -278,10 +278,10 @@ class PictureDecoder:
         self._resize: Any = torch._C._nn._upsample_bilinear2d_aa
 
     def __call__(self, jpeg: Encoded, height: int, width: int, crop: Crop, out: torch.Tensor) -> None:
-        """Decode a picture of `height` x `width` pixels and put its crop into `out` (1, 3, S, S) uint8, channels_last.
+        """Decode an image of `height` x `width` pixels and put its crop into `out` (1, 3, S, S) uint8, channels_last.
 
         Raises:
-            DamagedDataError: the bytes are no picture of that size; the text has no subject.
+            DamagedDataError: the bytes are no image of that size; the text has no subject.
         """
         begin = perf_counter()
         region = self._region(jpeg, height, width, crop.box)
@@ -294,14 +294,14 @@ class PictureDecoder:
         self.decode_s += decoded - begin
         self.resize_s += perf_counter() - decoded
 
-    def cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:
-        """Put the crop of a decoded picture (H, W, 3) into `out` (1, 3, S, S) uint8, channels_last."""
+    def cut(self, image: ByteArray, crop: Crop, out: torch.Tensor) -> None:
+        """Put the crop of a decoded image (H, W, 3) into `out` (1, 3, S, S) uint8, channels_last."""
         begin = perf_counter()
-        self._cut(picture, crop, out)
+        self._cut(image, crop, out)
         self.resize_s += perf_counter() - begin
 
     def _region(self, jpeg: Encoded, height: int, width: int, box: list[int]) -> ByteArray | None:
-        """The box as nvImageCodec decodes it; None where the whole picture has to be decoded, or is so sooner."""
+        """The box as nvImageCodec decodes it; None where the whole image has to be decoded, or is so sooner."""
         if not self._use_regions or (self._small_whole and SmallCrops.fits(height, width)):
             return None
         if self._regions is None:
@@ -311,11 +311,11 @@ class PictureDecoder:
             self._regions = NvImageCodec()
         return self._regions.region(jpeg, box)
 
-    def _cut(self, picture: ByteArray, crop: Crop, out: torch.Tensor) -> None:
+    def _cut(self, image: ByteArray, crop: Crop, out: torch.Tensor) -> None:
         if SmallCrops.fits(crop.box[2], crop.box[3]):
-            self._put(self._small(picture, crop.box), crop, out)
+            self._put(self._small(image, crop.box), crop, out)
         else:
-            self._resize_to(_contiguous(picture, crop.box), crop, out)
+            self._resize_to(_contiguous(image, crop.box), crop, out)
 
     def _resize_to(self, region: ByteArray, crop: Crop, out: torch.Tensor) -> None:
         self._put(self._from_numpy(region[None].transpose(0, 3, 1, 2)), crop, out)

@@ -1,4 +1,4 @@
-"""Decides of one encoded picture whether every decoder of this package takes it as it is, and mends it where not.
+"""Decides of one encoded image whether every decoder of this package takes it as it is, and mends it where not.
 
 What stays byte for byte: 8-bit baseline or progressive Huffman JPEGs, greyscale or of three components, that
 libjpeg-turbo decodes to the end without a warning. Everything else that can be decoded is encoded anew.
@@ -20,13 +20,13 @@ from ..errors import DamagedDataError
 if TYPE_CHECKING:
     from PIL import Image
 
-# A picture that claims more is refused before anything is decoded: its pixels alone would take 400 MB.
+# An image that claims more is refused before anything is decoded: its pixels alone would take 400 MB.
 MAX_PIXELS = 1 << 27
 # libjpeg-turbo decodes every scan of a progressive JPEG; thousands of empty ones in a small file would take minutes.
 MAX_SCANS = 500
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # A Huffman code has a bit at least and a block of 8 x 8 pixels takes one, so a smaller file has lost nearly all of its
-# picture, or is made to fill the memory: one of 5 kB took 790 MB to decode.
+# image, or is made to fill the memory: one of 5 kB took 790 MB to decode.
 _MOST_PIXELS_A_BYTE = 8 * 64
 _SOF_NAMES = {
     0xC1: "extended sequential", 0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical",
@@ -45,8 +45,8 @@ class Frame(NamedTuple):
     components: int
 
 
-class Picture(NamedTuple):
-    """A picture fit to be packed.
+class PreparedImage(NamedTuple):
+    """An image fit to be packed.
 
     Attributes:
         data: the encoded JPEG.
@@ -86,14 +86,14 @@ def read_frame(data: bytes) -> Frame | None:
 
 
 def check(data: bytes) -> tuple[int, int, str]:
-    """(width, height, what is wrong) of an encoded picture; nothing is wrong where the text is empty.
+    """(width, height, what is wrong) of an encoded image; nothing is wrong where the text is empty.
 
     Every coefficient is decoded, so that truncation and corruption show as they would in a full decode; but to an
-    eighth of the size and grey, which spares nearly all of the inverse transform: 21 us for a picture of Tiny ImageNet
+    eighth of the size and grey, which spares nearly all of the inverse transform: 21 us for an image of Tiny ImageNet
     instead of 34, 0.97 ms for one of ImageNet instead of 1.65.
 
     Raises:
-        DamagedDataError: the picture claims more than MAX_PIXELS, more than so few bytes can hold, or has more than
+        DamagedDataError: the image claims more than MAX_PIXELS, more than so few bytes can hold, or has more than
             MAX_SCANS scans.
     """
     frame = read_frame(data)
@@ -124,11 +124,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95) -> Picture:
-    """The picture as it is packed: the same bytes where all decoders take them, else a new JPEG of it.
+def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95) -> PreparedImage:
+    """The image as it is packed: the same bytes where all decoders take them, else a new JPEG of it.
 
     Args:
-        data: an encoded picture of any kind that Pillow reads.
+        data: an encoded image of any kind that Pillow reads.
         resize_shorter: shrink so that the shorter side has so many pixels, keeping the aspect ratio; never enlarge.
         quality: of a new JPEG, 1-100.
 
@@ -138,11 +138,11 @@ def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95
     width, height, wrong = check(data)
     shrink = resize_shorter is not None and min(width, height) > resize_shorter
     if not wrong and not shrink:
-        return Picture(data, width, height, "")
+        return PreparedImage(data, width, height, "")
     return encode_anew(data, wrong, resize_shorter=resize_shorter, quality=quality)
 
 
-def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality: int) -> Picture:
+def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality: int) -> PreparedImage:
     """Decode with Pillow or, for a damaged JPEG, as far as libjpeg-turbo gets; shrink where asked; encode."""
     from PIL import Image  # workers that need not mend anything start sooner without it
 
@@ -155,13 +155,13 @@ def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality:
         image = image.resize(size, Image.Resampling.LANCZOS)
         reason = reason or "resized"
     out = io.BytesIO()
-    # Chroma at full resolution keeps a mended picture what it was; a shrunk one follows the usual 4:2:0.
+    # Chroma at full resolution keeps a mended image what it was; a shrunk one follows the usual 4:2:0.
     image.save(out, "JPEG", quality=quality, subsampling="4:2:0" if reason == "resized" else "4:4:4")
-    return Picture(out.getvalue(), size[0], size[1], reason)
+    return PreparedImage(out.getvalue(), size[0], size[1], reason)
 
 
 def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
-    """(picture in mode RGB or L, kind of file)."""
+    """(image in mode RGB or L, kind of file)."""
     from PIL import Image, UnidentifiedImageError
 
     if wrong == "" or wrong.startswith("damaged JPEG"):
@@ -170,7 +170,7 @@ def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
         except ValueError as error:
             raise DamagedDataError(_first_line(error)) from None
         if wrong and (pixels == pixels[:1, :1]).all():
-            raise DamagedDataError(f"{wrong}, and nothing of the picture is left")
+            raise DamagedDataError(f"{wrong}, and nothing of the image is left")
         image = Image.fromarray(pixels)
         return (image.convert("L") if _is_grey(data) else image), "JPEG"
     try:
@@ -182,7 +182,7 @@ def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
             kind = str(opened.format)
             return _as_8_bit(opened), kind
     except UnidentifiedImageError:
-        raise DamagedDataError("it is no picture in a format that is known") from None
+        raise DamagedDataError("it is no image in a format that is known") from None
     except DamagedDataError:
         raise
     except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, ValueError, struct.error

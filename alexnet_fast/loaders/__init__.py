@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
 
-# The largest pictures, pixels a side, that `auto` keeps on the device: larger ones are rarely of one size, and a crop
-# costs as much as the whole picture there.
+# The largest images, pixels a side, that `auto` keeps on the device: larger ones are rarely of one size, and a crop
+# costs as much as the whole image there.
 _RESIDENT_SIDE = 128
 
 
@@ -68,7 +68,7 @@ def choose_backend(config: LoaderConfig) -> tuple[str, str]:
         needed, free = resident_bytes(reader, size), free_memory(device)
         if free is not None and needed <= MEMORY_SHARE / 2 * free:
             return "resident", (
-                f"{len(reader)} pictures of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
+                f"{len(reader)} images of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
                 f"of {free / 2**20:.0f} MiB free on {device}"
             )
     if device.type == "cuda":

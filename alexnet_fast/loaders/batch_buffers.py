@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError, WorkerError
-from ..images import Places, picture_tensor
+from ..images import OutputSlots, image_tensor
 from ..system import available_memory
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Layout:
         import torch
 
         self.count, self.batch_size, self.image_size, self.dtype = count, batch_size, image_size, dtype
-        self.picture_bytes = image_size * image_size * 3 * getattr(torch, dtype).itemsize
+        self.image_bytes = image_size * image_size * 3 * getattr(torch, dtype).itemsize
         # Whole pages, so that every buffer is aligned for any instruction and can be page-locked by itself.
-        self.batch_bytes = math.ceil(batch_size * self.picture_bytes / mmap.PAGESIZE) * mmap.PAGESIZE
+        self.batch_bytes = math.ceil(batch_size * self.image_bytes / mmap.PAGESIZE) * mmap.PAGESIZE
         self.total_bytes = count * self.batch_bytes
 
     def check(self) -> None:
@@ -80,26 +80,26 @@ class Layout:
         free = available_memory()
         if free is not None and self.total_bytes > 0.8 * free:
             raise UsageError(
-                f"{self.count} batches of {self.batch_size} pictures need {self.total_bytes / 2**30:.1f} GiB of memory "
+                f"{self.count} batches of {self.batch_size} images need {self.total_bytes / 2**30:.1f} GiB of memory "
                 f"and {free / 2**30:.1f} GiB are free: lower the batch size or prefetch less"
             )
 
     def tensor(self, memory: ByteArray) -> torch.Tensor:
-        """(n, 3, S, S), channels_last, over the bytes of n pictures; holds on to this very array."""
-        return picture_tensor(memory, self.image_size, self.dtype)
+        """(n, 3, S, S), channels_last, over the bytes of n images; holds on to this very array."""
+        return image_tensor(memory, self.image_size, self.dtype)
 
-    def places(self, memory: ByteArray) -> list[Places]:
-        """Every buffer's places for pictures, made once."""
+    def slots(self, memory: ByteArray) -> list[OutputSlots]:
+        """Every buffer's slots for images, made once."""
         whole = (self.part(memory, slot, self.batch_size) for slot in range(self.count))
-        return [Places.over(part, self.image_size, self.dtype) for part in whole]
+        return [OutputSlots.over(part, self.image_size, self.dtype) for part in whole]
 
-    def part(self, memory: ByteArray, slot: int, pictures: int) -> ByteArray:
-        """The bytes of the first `pictures` in one buffer; a new array each time."""
+    def part(self, memory: ByteArray, slot: int, images: int) -> ByteArray:
+        """The bytes of the first `images` in one buffer; a new array each time."""
         begin = slot * self.batch_bytes
-        return memory[begin : begin + pictures * self.picture_bytes]
+        return memory[begin : begin + images * self.image_bytes]
 
 
-class Ring:
+class BatchBuffers:
     """The buffers of one loader, and which of them are free.
 
     A batch is handed out as it lies in its buffer, and the buffer is free again when the last tensor that views it is
@@ -123,9 +123,9 @@ class Ring:
         self.free = deque(range(layout.count))
         self._lent = 0
 
-    def lend(self, slot: int, pictures: int) -> torch.Tensor:
-        """The first `pictures` of a buffer, (pictures, 3, S, S), for good: a copy where too many are lent already."""
-        lent = self.layout.part(self.memory, slot, pictures)
+    def lend(self, slot: int, images: int) -> torch.Tensor:
+        """The first `images` of a buffer, (images, 3, S, S), for good: a copy where too many are lent already."""
+        lent = self.layout.part(self.memory, slot, images)
         if self._lent >= self.KEPT:
             copy = self.layout.tensor(lent).clone()
             self.free.append(slot)

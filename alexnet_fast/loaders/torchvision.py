@@ -26,9 +26,9 @@ from ..images import (
 )
 from ..system import choose_device, usable_cores
 from .base import Batch, Loader, check_options
-from .batch_buffers import Layout, Ring
-from .pictures import EncodedPictures, Pictures
-from .workers import CONTEXTS, KINDS, Crew, Job, Task, make_crew
+from .batch_buffers import BatchBuffers, Layout
+from .image_sources import EncodedImages, Images
+from .workers import CONTEXTS, KINDS, Job, Task, Workers, start_workers
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from ..config import LoaderConfig
 
 Records = npt.NDArray[np.int64]
-_DRAWN = 2048  # pictures whose crops are drawn at once
-_SMALL_SIDE = 96  # up to so many pixels a side the pictures are handed to workers in larger lots
+_DRAWN = 2048  # images whose crops are drawn at once
+_SMALL_SIDE = 96  # up to so many pixels a side the images are handed to workers in larger jobs
 
 
 def _worker_kind() -> str:
     """What workers 'auto' means on this system.
 
-    A thread waits for Python's lock between two pictures, a process does not. Two workers on two cores of an Intel Xeon
-    with AVX512 and no compiled code, threads against forked processes: 64-pixel pictures 12,700/s against 24,300/s,
+    A thread waits for Python's lock between two images, a process does not. Two workers on two cores of an Intel Xeon
+    with AVX512 and no compiled code, threads against forked processes: 64-pixel images 12,700/s against 24,300/s,
     longest side 375 2,960/s against 3,310/s, full-size ImageNet 1,430/s against 1,480/s. Compiled code needs the lock
     once a job, and the two are as fast (64 pixels 54,000/s and 53,000/s); processes then still leave the lock to the
     training loop. Where they cannot be forked safely, starting one takes seconds and wants a guard in the caller's
@@ -56,15 +56,15 @@ def _worker_kind() -> str:
 class TorchvisionLoader(Loader):
     """Reads a packed split with worker threads or processes.
 
-    On the CPU the workers do everything, down to the normalised value, while a picture lies in their cache. For another
+    On the CPU the workers do everything, down to the normalised value, while an image lies in their cache. For another
     device they write uint8 into page-locked memory, and the device flips and normalises the whole batch.
 
     Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn': how worker
-    processes start), ``decoder`` ('auto', 'native', 'simplejpeg', 'nvimgcodec': see `CropCutter`), ``chunk``
-    (pictures a job; 'auto'). On Linux 'auto' workers are forked processes, elsewhere threads.
+    processes start), ``decoder`` ('auto', 'native', 'simplejpeg', 'nvimgcodec': see `Cropper`), ``chunk``
+    (images a job; 'auto'). On Linux 'auto' workers are forked processes, elsewhere threads.
 
     Attributes:
-        num_workers, workers, crew: how many of which kind; the same in words.
+        num_workers, workers, workers_text: how many of which kind; the same in words.
         stats: batches handed out, bytes of JPEG behind them, seconds spent waiting for workers.
 
     Raises:
@@ -74,12 +74,10 @@ class TorchvisionLoader(Loader):
         WorkerError: a worker ended (on iteration).
     """
 
-    def __init__(
-        self, config: LoaderConfig, pictures: Pictures | None = None, reader: ShardReader | None = None
-    ) -> None:
+    def __init__(self, config: LoaderConfig, images: Images | None = None, reader: ShardReader | None = None) -> None:
         """
         Args:
-            pictures: what is cut instead of the split's records, record for record.
+            images: what is cut instead of the split's records, record for record.
             reader: of the split, where it is open already.
         """
         options = check_options(config, "torchvision", workers="auto", context="auto", chunk="auto", decoder="auto")
@@ -94,14 +92,14 @@ class TorchvisionLoader(Loader):
         self.device = choose_device(config.device)
         self.reader = ShardReader(config.dataset, config.split) if reader is None else reader  # type: ignore[arg-type]
         super().__init__(config, len(self.reader))
-        self._pictures = pictures or EncodedPictures(self.reader, options["decoder"])
+        self._images = images or EncodedImages(self.reader, options["decoder"])
         cores = usable_cores()
         self.num_workers = cores if config.num_workers == "auto" else config.num_workers
         self.workers = _worker_kind() if options["workers"] == "auto" else options["workers"]
         self._on_host = self.device.type == "cpu"
         self._pin = self.device.type == "cuda" and config.pin_memory in ("auto", True)
         self._layout = Layout(
-            config.prefetch + Ring.KEPT,
+            config.prefetch + BatchBuffers.KEPT,
             config.batch_size,
             config.image_size,
             config.dtype if self._on_host else "uint8",
@@ -109,29 +107,33 @@ class TorchvisionLoader(Loader):
         self._layout.check()
         self._pinned = False
         self._in_transit: list[tuple[Any, torch.Tensor]] = []  # copies begun: their events, and what is copied
-        self._ring: Ring | None = None
-        self._crew: Crew | None = None
-        self._ticket = 0  # of the next batch
-        self._ahead: deque[tuple[int, int, Records, Flips]] = deque()  # in the making: ticket, buffer, records, flips
-        self._open: dict[int, int] = {}  # jobs not yet over, by ticket
+        self._buffers: BatchBuffers | None = None
+        self._workers: Workers | None = None
+        self._next_batch_id = 0
+        self._ahead: deque[tuple[int, int, Records, Flips]] = deque()  # in the making: batch id, buffer, records, flips
+        self._open: dict[int, int] = {}  # jobs not yet over, by batch id
         self._failed: dict[int, AlexNetFastError] = {}
         self._pass = 0  # number of the newest pass; an older one that is still held must stop
         self.stats: dict[str, float] = {"batches": 0, "bytes_read": 0, "wait_s": 0.0}
         how = f"{self.num_workers} worker {self.workers}{'es' if self.workers == 'process' else 's'}"
-        self.crew = how if self.num_workers else "no workers"
+        self.workers_text = how if self.num_workers else "no workers"
         self.description = (
-            f"torchvision: {self.crew} on {cores} usable core{'s' * (cores > 1)}, "
+            f"torchvision: {self.workers_text} on {cores} usable core{'s' * (cores > 1)}, "
             f"{self._layout.count} batches of {self._layout.batch_bytes / 2**20:.0f} MiB in memory, for {self.device}"
         )
 
-    def _start(self) -> tuple[Ring, Crew]:
-        if self._ring is None or self._crew is None:
-            self._ring = Ring(self._layout, shared=self.workers == "process" and self.num_workers > 0)
-            self._crew = make_crew(
-                self.workers, Task(self._pictures, self._layout), self._ring, self.num_workers, self._options["context"]
+    def _start(self) -> tuple[BatchBuffers, Workers]:
+        if self._buffers is None or self._workers is None:
+            self._buffers = BatchBuffers(self._layout, shared=self.workers == "process" and self.num_workers > 0)
+            self._workers = start_workers(
+                self.workers,
+                Task(self._images, self._layout),
+                self._buffers,
+                self.num_workers,
+                self._options["context"],
             )
-            self._pinned = self._pin and self._ring.page_lock()
-        return self._ring, self._crew
+            self._pinned = self._pin and self._buffers.page_lock()
+        return self._buffers, self._workers
 
     def plan(self, epoch: int, records: Records) -> CropPlan:
         """The crops of some records in one epoch."""
@@ -146,7 +148,7 @@ class TorchvisionLoader(Loader):
         return draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None
 
     def _planned(self, epoch: int, start_step: int) -> Iterator[tuple[Records, CropPlan, Flips]]:
-        """Records, crops and flips of each batch; drawn for several at once, which costs 0.5 us a picture, not 4."""
+        """Records, crops and flips of each batch; drawn for several at once, which costs 0.5 us an image, not 4."""
         order, size, last = self.order(epoch), self.config.batch_size, len(self)
         several = max(1, _DRAWN // size)
         for step in range(start_step, last, several):
@@ -156,88 +158,90 @@ class TorchvisionLoader(Loader):
                 part = slice(begin, begin + size)
                 yield some[part], plan[part], None if flips is None else flips[part]
 
-    def _submit(self, crew: Crew, slot: int, records: Records, plan: CropPlan, flips: Flips) -> int:
-        ticket, self._ticket = self._ticket, self._ticket + 1
+    def _submit(self, workers: Workers, slot: int, records: Records, plan: CropPlan, flips: Flips) -> int:
+        batch_id, self._next_batch_id = self._next_batch_id, self._next_batch_id + 1
         if not self._on_host:
             flips = None  # they are the device's to mirror
         chunk = self._options["chunk"]
         if chunk == "auto":
-            # A job of 16 small pictures is over in half a millisecond, of which waking a worker is a good part; of
+            # A job of 16 small images is over in half a millisecond, of which waking a worker is a good part; of
             # large ones the last job of an epoch should not keep the other workers waiting.
             small = self.config.image_size <= _SMALL_SIDE
             most, each = (64, 1) if small else (16, 2)
             chunk = max(1, min(most, len(records) // max(1, each * self.num_workers)))
         starts = range(0, len(records), chunk)
-        self._open[ticket] = len(starts)
+        self._open[batch_id] = len(starts)
         for i in starts:
             part = slice(i, i + chunk)
-            job = Job(ticket, slot, i, records[part], plan[part], None if flips is None else flips[part])
+            job = Job(batch_id, slot, i, records[part], plan[part], None if flips is None else flips[part])
             try:
-                crew.submit(job)
+                workers.submit(job)
             except WorkerError:
                 self._stop()
                 raise
-        return ticket
+        return batch_id
 
-    def _collect(self, crew: Crew) -> None:
+    def _collect(self, workers: Workers) -> None:
         try:
-            result = crew.collect()
+            result = workers.collect()
         except WorkerError:
             self._stop()  # the next pass starts new workers
             raise
-        self._open[result.ticket] -= 1
-        if not self._open[result.ticket]:
-            del self._open[result.ticket]
+        self._open[result.batch_id] -= 1
+        if not self._open[result.batch_id]:
+            del self._open[result.batch_id]
         if result.error is not None:
-            self._failed.setdefault(result.ticket, result.error)
+            self._failed.setdefault(result.batch_id, result.error)
 
-    def _drain(self, ring: Ring, crew: Crew) -> None:
+    def _drain(self, buffers: BatchBuffers, workers: Workers) -> None:
         """Drop the batches in the making, once no worker writes into them any more."""
-        crew.cancel_before(self._ticket)
+        workers.cancel_before(self._next_batch_id)
         while self._open:
-            self._collect(crew)
+            self._collect(workers)
         self._failed.clear()
-        ring.free.extend(slot for _, slot, _, _ in self._ahead)
+        buffers.free.extend(slot for _, slot, _, _ in self._ahead)
         self._ahead.clear()
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         self._pass += 1
         this_pass = self._pass
         try:
-            ring, crew = self._start()
-            self._drain(ring, crew)  # what a pass left behind that was not finished
-            yield from self._run(ring, crew, epoch, start_step, this_pass)
+            buffers, workers = self._start()
+            self._drain(buffers, workers)  # what a pass left behind that was not finished
+            yield from self._run(buffers, workers, epoch, start_step, this_pass)
         finally:
-            if self._pass == this_pass and self._crew is not None and self._ring is not None:
-                self._drain(self._ring, self._crew)
+            if self._pass == this_pass and self._workers is not None and self._buffers is not None:
+                self._drain(self._buffers, self._workers)
 
-    def _run(self, ring: Ring, crew: Crew, epoch: int, start_step: int, this_pass: int) -> Iterator[Batch]:
+    def _run(
+        self, buffers: BatchBuffers, workers: Workers, epoch: int, start_step: int, this_pass: int
+    ) -> Iterator[Batch]:
         planned, ahead = self._planned(epoch, start_step), self._ahead
         while True:
-            while ring.free and len(ahead) <= self.config.prefetch and (batch := next(planned, None)) is not None:
-                slot, (records, plan, flips) = ring.free.popleft(), batch
-                ahead.append((self._submit(crew, slot, records, plan, flips), slot, records, flips))
+            while buffers.free and len(ahead) <= self.config.prefetch and (batch := next(planned, None)) is not None:
+                slot, (records, plan, flips) = buffers.free.popleft(), batch
+                ahead.append((self._submit(workers, slot, records, plan, flips), slot, records, flips))
             if not ahead:
                 return
             begin = perf_counter()
             while ahead[0][0] in self._open:
-                self._collect(crew)
+                self._collect(workers)
             self.stats["wait_s"] += perf_counter() - begin
-            ticket, slot, records, flips = ahead.popleft()
-            if ticket in self._failed:
-                ring.free.append(slot)
-                raise self._failed.pop(ticket)
-            yield self._hand_out(ring, slot, records, flips)
+            batch_id, slot, records, flips = ahead.popleft()
+            if batch_id in self._failed:
+                buffers.free.append(slot)
+                raise self._failed.pop(batch_id)
+            yield self._hand_out(buffers, slot, records, flips)
             if self._pass != this_pass:
                 raise RuntimeError("this pass over the loader was ended by a newer one")
 
-    def _hand_out(self, ring: Ring, slot: int, records: Records, flips: Flips) -> Batch:
+    def _hand_out(self, buffers: BatchBuffers, slot: int, records: Records, flips: Flips) -> Batch:
         import torch
 
         self.stats["batches"] += 1
         self.stats["bytes_read"] += int(self.reader.index["length"][records].sum(dtype=np.int64))
         labels = torch.from_numpy(self.reader.labels[records])
-        images = ring.lend(slot, len(records))
+        images = buffers.lend(slot, len(records))
         if self._on_host:
             return Batch(images, labels)
         for event, _ in self._in_transit:
@@ -254,22 +258,22 @@ class TorchvisionLoader(Loader):
 
     def _stop(self) -> None:
         """Give up workers and buffers; batches that were lent stay valid."""
-        crew, self._crew, self._ring = self._crew, None, None
+        workers, self._workers, self._buffers = self._workers, None, None
         self._ahead.clear()
         self._open.clear()
         self._failed.clear()
-        if crew is not None:
-            crew.close()
+        if workers is not None:
+            workers.close()
 
     def close(self) -> None:
         self._pass += 1
-        if self._crew is not None:
-            self._crew.cancel_before(self._ticket)
+        if self._workers is not None:
+            self._workers.cancel_before(self._next_batch_id)
         self._stop()
         self.reader.close()
 
     def __del__(self) -> None:
-        crew: Any = getattr(self, "_crew", None)
-        if crew is not None:
-            crew.cancel_before(self._ticket)
-            crew.close()
+        workers: Any = getattr(self, "_workers", None)
+        if workers is not None:
+            workers.cancel_before(self._next_batch_id)
+            workers.close()

@@ -1,4 +1,4 @@
-"""Workers that fill parts of batch buffers: the asking thread itself, a crew of threads or a crew of processes."""
+"""Workers that fill parts of batch buffers: the asking thread itself, threads, or processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from ..errors import AlexNetFastError, WorkerError
 from ..images import CropPlan, Flips
-from .batch_buffers import ByteArray, Layout, Ring, SharedMemory
-from .pictures import Pictures
+from .batch_buffers import BatchBuffers, ByteArray, Layout, SharedMemory
+from .image_sources import Images
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -30,12 +30,12 @@ _PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its pare
 
 
 class Job(NamedTuple):
-    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `ticket` numbers the batch.
+    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `batch_id` numbers the batch.
 
     `flips` are mirrored by the worker; None leaves them to the device.
     """
 
-    ticket: int
+    batch_id: int
     slot: int
     first: int
     records: npt.NDArray[np.int64]
@@ -46,11 +46,11 @@ class Job(NamedTuple):
 class Result(NamedTuple):
     """A job is over; `error` says how, if it failed."""
 
-    ticket: int
+    batch_id: int
     error: AlexNetFastError | None
 
 
-class Crew(Protocol):
+class Workers(Protocol):
     """Takes jobs and gives results back, in any order."""
 
     def submit(self, job: Job) -> None: ...
@@ -63,22 +63,22 @@ class Crew(Protocol):
         """
         ...
 
-    def cancel_before(self, ticket: int) -> None:
-        """Jobs of earlier tickets that have not begun need not be done; each still gives a result."""
+    def cancel_before(self, batch_id: int) -> None:
+        """Jobs of earlier batch ids that have not begun need not be done; each still gives a result."""
 
     def close(self) -> None: ...
 
 
 class Task:
-    """What a crew does: cut pictures, resize and finish them, put them into buffers. Picklable, without the buffers.
+    """What a worker does: cut images, resize and finish them, put them into buffers. Picklable, without the buffers.
 
     Args:
-        pictures: where they come from.
+        images: where they come from.
         layout: of the buffers.
     """
 
-    def __init__(self, pictures: Pictures, layout: Layout) -> None:
-        self.pictures, self.layout = pictures, layout
+    def __init__(self, images: Images, layout: Layout) -> None:
+        self.images, self.layout = images, layout
 
 
 class Worker:
@@ -86,35 +86,35 @@ class Worker:
 
     def __init__(self, task: Task, memory: ByteArray) -> None:
         layout = task.layout
-        self._cut = task.pictures.cutter(layout.image_size, layout.dtype)
-        self._places = layout.places(memory)
+        self._cut = task.images.crop_function(layout.image_size, layout.dtype)
+        self._slots = layout.slots(memory)
 
     def do(self, job: Job, oldest: int) -> Result:
-        """Do a job, unless its ticket is older than `oldest`; every failure is in the result."""
+        """Do a job, unless its batch_id is older than `oldest`; every failure is in the result."""
         try:
-            if job.ticket >= oldest:
+            if job.batch_id >= oldest:
                 self._fill(job)
         except AlexNetFastError as error:
-            return Result(job.ticket, error)
+            return Result(job.batch_id, error)
         except Exception as error:
-            return Result(job.ticket, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
-        return Result(job.ticket, None)
+            return Result(job.batch_id, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
+        return Result(job.batch_id, None)
 
     def _fill(self, job: Job) -> None:
         """
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
         """
-        places = self._places[job.slot][job.first : job.first + len(job.records)]
-        self._cut(job.records, job.plan, job.flips, places)
+        slots = self._slots[job.slot][job.first : job.first + len(job.records)]
+        self._cut(job.records, job.plan, job.flips, slots)
 
 
-class InlineCrew:
+class InlineWorkers:
     """Does each job when its result is asked for, in the asking thread."""
 
-    def __init__(self, task: Task, ring: Ring) -> None:
+    def __init__(self, task: Task, buffers: BatchBuffers) -> None:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._worker = Worker(task, ring.memory)
+        self._worker = Worker(task, buffers.memory)
         self._oldest = 0
 
     def submit(self, job: Job) -> None:
@@ -123,7 +123,7 @@ class InlineCrew:
     def collect(self) -> Result:
         import torch
 
-        # One picture is too little for several threads: with two, each spins while it waits for the other.
+        # One image is too little for several threads: with two, each spins while it waits for the other.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -131,21 +131,21 @@ class InlineCrew:
         finally:
             torch.set_num_threads(threads)
 
-    def cancel_before(self, ticket: int) -> None:
-        self._oldest = ticket
+    def cancel_before(self, batch_id: int) -> None:
+        self._oldest = batch_id
 
     def close(self) -> None:
         pass
 
 
-class ThreadCrew:
+class ThreadWorkers:
     """Threads in this process. Decoding and resizing release the GIL; nothing is handed over but job numbers."""
 
-    def __init__(self, task: Task, ring: Ring, num_workers: int) -> None:
+    def __init__(self, task: Task, buffers: BatchBuffers, num_workers: int) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._oldest = 0
-        workers = [Worker(task, ring.memory) for _ in range(num_workers)]
+        workers = [Worker(task, buffers.memory) for _ in range(num_workers)]
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"loader-{i}", daemon=True)
             for i, worker in enumerate(workers)
@@ -166,8 +166,8 @@ class ThreadCrew:
     def collect(self) -> Result:
         return self._results.get()
 
-    def cancel_before(self, ticket: int) -> None:
-        self._oldest = ticket
+    def cancel_before(self, batch_id: int) -> None:
+        self._oldest = batch_id
 
     def close(self) -> None:
         for _ in self._threads:
@@ -177,15 +177,15 @@ class ThreadCrew:
         self._threads = []
 
 
-class ProcessCrew:
+class ProcessWorkers:
     """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
 
-    def __init__(self, task: Task, ring: Ring, num_workers: int, context: str) -> None:
+    def __init__(self, task: Task, buffers: BatchBuffers, num_workers: int, context: str) -> None:
         if context == "auto":
             # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
             context = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
         start = multiprocessing.get_context(context)
-        assert ring.shared is not None
+        assert buffers.shared is not None
         self._oldest = start.Value("q", 0, lock=False)
         self._selector = selectors.DefaultSelector()
         self._next = 0
@@ -195,7 +195,7 @@ class ProcessCrew:
                 ours, theirs = start.Pipe()
                 process = start.Process(  # type: ignore[attr-defined]
                     target=_work_process,
-                    args=(task, ring.shared, theirs, self._oldest, os.getpid()),
+                    args=(task, buffers.shared, theirs, self._oldest, os.getpid()),
                     name=f"loader-{i}",
                     daemon=True,
                 )
@@ -234,8 +234,8 @@ class ProcessCrew:
                         raise _ended(process) from None
             raise _ended(ready[0][0])
 
-    def cancel_before(self, ticket: int) -> None:
-        self._oldest.value = ticket
+    def cancel_before(self, batch_id: int) -> None:
+        self._oldest.value = batch_id
 
     def close(self) -> None:
         for _, pipe in self._workers:
@@ -285,10 +285,10 @@ def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: An
         return
 
 
-def make_crew(kind: str, task: Task, ring: Ring, num_workers: int, context: str) -> Crew:
-    """The crew of `num_workers` workers of that kind; none means that the asking thread does the work."""
+def start_workers(kind: str, task: Task, buffers: BatchBuffers, num_workers: int, context: str) -> Workers:
+    """`num_workers` workers of that kind; 0 means that the asking thread does the work."""
     if num_workers == 0:
-        return InlineCrew(task, ring)
+        return InlineWorkers(task, buffers)
     if kind == "process":
-        return ProcessCrew(task, ring, num_workers, context)
-    return ThreadCrew(task, ring, num_workers)
+        return ProcessWorkers(task, buffers, num_workers, context)
+    return ThreadWorkers(task, buffers, num_workers)

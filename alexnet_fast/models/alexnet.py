@@ -38,7 +38,7 @@ class Architecture:
         init: 'default' is PyTorch's, 'paper' N(0, 0.01) with the paper's biases of 1, 'he' He et al. 2015.
         any_size: False keeps the 6 x 6 input of the first fully connected layer at every image size, so that weights
             made elsewhere fit.
-        small_stem: kernel of the first convolution for pictures below 112 pixels.
+        small_stem: kernel of the first convolution for images below 112 pixels.
         stem_stride: of the first convolution; None: 4 as published from 112 pixels up, 2 from 48, 1 below.
     """
 
@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
 
     Attributes:
         architecture: what it was built from.
-        image_size: side of the pictures it was built for, pixels; others of about that size work as well.
+        image_size: side of the images it was built for, pixels; others of about that size work as well.
     """
 
     def __init__(self, architecture: Architecture, num_classes: int, image_size: int) -> None:
@@ -101,7 +101,7 @@ class AlexNet(nn.Module):
         _initialise(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, num_classes) of normalised pictures (N, 3, S, S)."""
+        """Logits (N, num_classes) of normalised images (N, 3, S, S)."""
         return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))  # type: ignore[no-any-return]
 
 
@@ -114,7 +114,7 @@ def _hidden(inputs: int, a: Architecture) -> list[nn.Module]:
 def stem(architecture: Architecture, image_size: int) -> tuple[int, int, int]:
     """(kernel, stride, padding) of the first convolution: 11, 4, 2 as published from 112 pixels up.
 
-    Small pictures get a smaller stride, because at 64 pixels a stride of 4 leaves maps of 15, 7, 3 and 1.
+    Small images get a smaller stride, because at 64 pixels a stride of 4 leaves maps of 15, 7, 3 and 1.
     """
     kernel = 11 if image_size >= 112 else architecture.small_stem
     own = _PUBLISHED_STRIDE if image_size >= 112 else 2 if image_size >= 48 else 1
@@ -125,7 +125,7 @@ def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
     """Sides of the feature maps after the first convolution and after each of the three pools: 55, 27, 13, 6 at 224.
 
     Raises:
-        UsageError: the pictures are so small that nothing is left.
+        UsageError: the images are so small that nothing is left.
     """
     kernel, stride, padding = stem(architecture, image_size)
     sizes = [(image_size + 2 * padding - kernel) // stride + 1]
@@ -133,7 +133,7 @@ def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
         sizes.append((sizes[-1] - 3) // 2 + 1)
     if sizes[-1] < 1:
         raise UsageError(
-            f"pictures of {image_size} pixels leave nothing after a first stride of {stride} and three pools: "
+            f"images of {image_size} pixels leave nothing after a first stride of {stride} and three pools: "
             "an AlexNet needs 21 pixels a side, 35 at a stride of 2 and 63 at 4"
         )
     return sizes
@@ -170,7 +170,7 @@ def create_model(
     Args:
         name: one of `alexnet_fast.config.MODELS`.
         num_classes: outputs of the last layer, 1 or more.
-        image_size: side of the pictures it will see, pixels, 21 or more. From 112 up the network is the published one;
+        image_size: side of the images it will see, pixels, 21 or more. From 112 up the network is the published one;
             below, the stride of the first convolution is smaller.
         width: factor on the channels and hidden units, for trials; 1 is the published network.
         dropout: probability in place of the network's own.
@@ -215,7 +215,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def forward_flops(model: nn.Module, image_size: int) -> int:
-    """Floating-point operations of one picture's forward pass, a multiply and an add counted as two.
+    """Floating-point operations of one image's forward pass, a multiply and an add counted as two.
 
     Convolutions and fully connected layers only: the rest is under 1% of an AlexNet. Training takes about three times
     as many (the gradients of weights and of inputs cost one forward pass each; the first layer needs no second one).

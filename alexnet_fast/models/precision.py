@@ -36,7 +36,7 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and of the pictures that go in."""
+        """Of activations and of the images that go in."""
         return _DTYPES[self.name]
 
     def autocast(self) -> AbstractContextManager[Any]:

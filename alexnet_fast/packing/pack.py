@@ -1,4 +1,4 @@
-"""Packing: from pictures in any form that ImageNet is held in to LMDB shards, in parallel and resumable."""
+"""Packing: from images in any form that ImageNet is held in to LMDB shards, in parallel and resumable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_data
 from ..errors import StorageError, UsageError
 from ..sources import MANY, open_source
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
-from .plan import PackOptions, Plan, make_plan, write_plan_files
+from .plan import PackOptions, Plan, plan_shards, write_plan_files
 from .ray_engine import write_shards_on_ray
 from .shard_work import (
     FinishedShard,
@@ -31,9 +31,9 @@ from .shard_work import (
 )
 from .target import open_target, refuse_difference
 
-# dataset.json lists so many re-encoded pictures of each reason by name; the counts are of all.
+# dataset.json lists so many re-encoded images of each reason by name; the counts are of all.
 _LISTED = 1000
-# Mean bytes of pictures from which on threads pay.
+# Mean bytes of images from which on threads pay.
 _LARGE = 16 << 10
 
 
@@ -54,31 +54,31 @@ def pack(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DatasetInfo:
-    """Write the pictures of SOURCE into LMDB shards in DATASET; each is decoded once on the way.
+    """Write the images of SOURCE into LMDB shards in DATASET; each is decoded once on the way.
 
-    The result is a function of the source's pictures, the options and the seed: not of the number of workers, nor of
+    The result is a function of the source's images, the options and the seed: not of the number of workers, nor of
     interruptions. A run that was ended, even by SIGKILL or a full disk, goes on from its finished shards when it is
     asked for again.
 
     Args:
-        source: folder, zip or tar of pictures (docs/sources.md lists the forms).
+        source: folder, zip or tar of images (docs/sources.md lists the forms).
         dataset: folder to write; made if missing.
         splits: those to pack; None for all.
         format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
-        shard_bytes: bytes of pictures (as they are at the source) at which to cut shards.
-        resize_shorter: shrink pictures whose shorter side has more pixels, keeping the aspect ratio.
+        shard_bytes: bytes of images (as they are at the source) at which to cut shards.
+        resize_shorter: shrink images whose shorter side has more pixels, keeping the aspect ratio.
         quality: of what is encoded anew.
         workers: processes; 0 does all in this one; 'auto' follows the usable cores.
         seed: of the shuffle over each split.
-        on_bad_image: 'error' ends at a picture that cannot be decoded, 'skip' leaves it out and lists it.
-        limit: pictures per split, a random sample, for trials.
+        on_bad_image: 'error' ends at an image that cannot be decoded, 'skip' leaves it out and lists it.
+        limit: images per split, a random sample, for trials.
         engine: 'local', or 'ray' to spread the shards over a Ray cluster with a shared file system.
         overwrite: replace a data set that is there.
-        progress: told of pictures done.
+        progress: told of images done.
 
     Raises:
         UsageError: an option, the source or the target is not usable; the text says what to do.
-        DamagedDataError: the source is damaged, or a picture cannot be used.
+        DamagedDataError: the source is damaged, or an image cannot be used.
         WorkerError: a worker process was killed; what is finished is kept.
     """
     if on_bad_image not in ("error", "skip"):
@@ -100,7 +100,7 @@ def pack(
             source, format=format, splits=options.splits, staging=target.staging, note=report.note,
             on_many=pool.start if engine == "local" else None,
         )  # fmt: skip
-        plan = make_plan(found, options)
+        plan = plan_shards(found, options)
         if overwrite:
             target.clear()
         identity = plan.identity()
@@ -133,7 +133,7 @@ def pack(
 def _threads(plan: Plan) -> int:
     """How many threads do the work of a plan that is too small to start processes for.
 
-    Decoding large pictures is nearly all of the work and holds no lock of the interpreter; small ones take as long in
+    Decoding large images is nearly all of the work and holds no lock of the interpreter; small ones take as long in
     Python as in the decoder.
     """
     size = sum(shard.source_bytes for shard in plan.shards)
@@ -246,7 +246,7 @@ def _re_encoded(notes: dict[str, Notes]) -> dict[str, Any]:
             counts[kind] += 1
             if counts[kind] <= _LISTED:
                 listed.append({"split": split, "key": key, "reason": reason})
-    return {"counts": dict(counts), "pictures": listed}
+    return {"counts": dict(counts), "images": listed}
 
 
 def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
@@ -255,7 +255,7 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
     for name, split in info.splits.items():
         label = "" if split.labelled else ", without labels"
         lines.append(
-            f"{name}: {split.records:,} pictures{label}, {split.bytes / 1e6:,.1f} MB in {len(split.shards)} "
+            f"{name}: {split.records:,} images{label}, {split.bytes / 1e6:,.1f} MB in {len(split.shards)} "
             f"shard{'s' if len(split.shards) != 1 else ''}"
         )
     packing = info.packing
@@ -263,7 +263,8 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
         lines.append(f"shrunk: {packing['resized']:,}")
     re_encoded = packing.get("re_encoded", {})
     for kind, count in re_encoded.get("counts", {}).items():
-        names = [entry["key"] for entry in re_encoded["pictures"] if entry["reason"].partition(":")[0] == kind]
+        listed = re_encoded.get("images", re_encoded.get("pictures", ()))  # the second is of before 0.2
+        names = [entry["key"] for entry in listed if entry["reason"].partition(":")[0] == kind]
         lines.append(f"encoded anew, {kind}: {count:,} ({_some(names)})")
     lines += [f"left out: {e['key']} ({e['split']}): {e['reason']}" for e in packing.get("left_out", [])[:20]]
     if len(packing.get("left_out", [])) > 20:
@@ -271,7 +272,7 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
     if info.classes and all(re.fullmatch(r"n\d{8}", c.wnid) and c.name == c.wnid for c in info.classes):
         lines.append(
             "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
-            "Kaggle's ImageNet) beside the pictures would give them"
+            "Kaggle's ImageNet) beside the images would give them"
         )
     lines.append(f"{info.num_classes} classes; packed into {dataset}")
     return "\n".join(lines)

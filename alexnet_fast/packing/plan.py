@@ -1,4 +1,4 @@
-"""What packing will do, decided before it begins: which picture becomes which record of which shard.
+"""What packing will do, decided before it begins: which image becomes which record of which shard.
 
 A plan is a pure function of the source's contents, the options and the seed. The number of workers, the engine and
 the order of work are no part of it, so they cannot change the result.
@@ -25,11 +25,11 @@ class PackOptions:
 
     Attributes:
         splits: names of those to pack; None for all there are.
-        shard_bytes: bytes of pictures (at the source) at which a shard is full.
+        shard_bytes: bytes of images (at the source) at which a shard is full.
         resize_shorter: pixels that a longer shorter side is shrunk to; None leaves sizes alone.
         quality: of what is encoded anew, 1-100.
         seed: of the shuffle.
-        limit: pictures per split; None for all.
+        limit: images per split; None for all.
     """
 
     splits: tuple[str, ...] | None = None
@@ -63,7 +63,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All shards to write, and the tables of pictures in record order that they are cut from."""
+    """All shards to write, and the tables of images in record order that they are cut from."""
 
     source: Source
     options: PackOptions
@@ -81,7 +81,7 @@ class Plan:
         return {"fingerprint": self.source.fingerprint(self.tables), "options": options}
 
 
-def make_plan(source: Source, options: PackOptions) -> Plan:
+def plan_shards(source: Source, options: PackOptions) -> Plan:
     """Shuffle each split over its whole length, and cut it into shards of nearly equal bytes.
 
     Raises:
@@ -101,8 +101,8 @@ def make_plan(source: Source, options: PackOptions) -> Plan:
 def _shuffled(split: Split, name: str, options: PackOptions) -> npt.NDArray[np.void]:
     # The split's name is part of the seed, so that splits of one length are not shuffled alike.
     seed = np.random.SeedSequence([options.seed, *name.encode()])
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.pictures))
-    return split.pictures[order[: options.limit]]
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.images))
+    return split.images[order[: options.limit]]
 
 
 def _cut(table: npt.NDArray[np.void], split: str, shard_bytes: int) -> list[ShardPlan]:
@@ -112,7 +112,7 @@ def _cut(table: npt.NDArray[np.void], split: str, shard_bytes: int) -> list[Shar
     count = min(count, max(1, len(table)))
     if count > 99_999:
         raise UsageError(f"--shard-bytes {shard_bytes} would cut split {split} into {count:,} shards: choose more")
-    # A shard ends with the first picture at which it has its share.
+    # A shard ends with the first image at which it has its share.
     stops = np.searchsorted(ends, np.arange(1, count + 1) * (total / count), side="left") + 1
     stops[-1] = len(table)
     stops = np.unique(np.minimum(stops, len(table)))

@@ -1,4 +1,4 @@
-"""The work on one shard, as functions that any process runs the same: read and check pictures, write records."""
+"""The work on one shard, as functions that any process runs the same: read and check images, write records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..sources import FileReader
 from ..system import report_progress, write_file_atomically
 from .plan import ShardPlan
 
-# Pictures that pass between processes at once: up to so many, and little over so many bytes.
+# Images that pass between processes at once: up to so many, and little over so many bytes.
 CHUNK_RECORDS = 512
 CHUNK_BYTES = 8 << 20
 
@@ -47,7 +47,7 @@ class ShardJob:
 
     @property
     def records(self) -> int:
-        """Pictures that the shard is planned to hold."""
+        """Images that the shard is planned to hold."""
         return self.plan.stop - self.plan.start
 
     @property
@@ -57,7 +57,7 @@ class ShardJob:
 
 @dataclass
 class Notes:
-    """What became of pictures that were not packed as they were: (key, reason) each."""
+    """What became of images that were not packed as they were: (key, reason) each."""
 
     re_encoded: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -129,10 +129,10 @@ def chunks(job: ShardJob) -> Iterator[tuple[int, int]]:
 
 
 def prepare_chunk(job: ShardJob, start: int, stop: int) -> tuple[list[PreparedRecord], Notes]:
-    """Read records `start` to `stop` of the split, check or mend each picture, and make it a record.
+    """Read records `start` to `stop` of the split, check or mend each image, and make it a record.
 
     Raises:
-        DamagedDataError: a picture cannot be used (where the job does not skip such); the text names it.
+        DamagedDataError: an image cannot be used (where the job does not skip such); the text names it.
     """
     rows = _open_table(job)[start:stop]
     read = _reader(job.containers).read_place
@@ -140,7 +140,7 @@ def prepare_chunk(job: ShardJob, start: int, stop: int) -> tuple[list[PreparedRe
     notes = Notes()
     for container, method, offset, stored, size, crc, name, label, key in rows.tolist():
         try:
-            picture = prepare(
+            image = prepare(
                 read(container, method, offset, stored, size, crc, name),
                 resize_shorter=job.resize_shorter,
                 quality=job.quality,
@@ -150,15 +150,15 @@ def prepare_chunk(job: ShardJob, start: int, stop: int) -> tuple[list[PreparedRe
             if not job.skip_bad:
                 raise DamagedDataError(
                     f"{shown} (split {job.plan.split} of {job.source_name}) cannot be packed: {error}; "
-                    "mend it, or leave such pictures out with --on-bad-image skip"
+                    "mend it, or leave such images out with --on-bad-image skip"
                 ) from None
             notes.left_out.append((shown, str(error)))
             continue
-        if picture.reason == "resized":
+        if image.reason == "resized":
             notes.resized += 1
-        elif picture.reason:
-            notes.re_encoded.append((key.decode(errors="replace"), picture.reason))
-        records.append(prepare_record(picture.data, label=label, width=picture.width, height=picture.height, key=key))
+        elif image.reason:
+            notes.re_encoded.append((key.decode(errors="replace"), image.reason))
+        records.append(prepare_record(image.data, label=label, width=image.width, height=image.height, key=key))
     return records, notes
 
 

@@ -89,7 +89,7 @@ def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], what: s
     changed = [name for name, value in now["options"].items() if old.get(name) != value]
     # The fingerprint is of the splits that are packed, so other splits are named before it.
     if before.get("fingerprint") != now["fingerprint"] and "splits" not in changed:
-        difference = "from a source with other pictures or labels"
+        difference = "from a source with other images or labels"
     elif changed:
         name = "splits" if "splits" in changed else changed[0]
         option = {"splits": "--split"}.get(name, "--" + name.replace("_", "-"))

@@ -1,7 +1,7 @@
-"""Where pictures come from: recognises the forms that ImageNet is held in and lists each without unpacking it.
+"""Where images come from: recognises the forms that ImageNet is held in and lists each without unpacking it.
 
-`open_source` looks at a path or URL and returns a `Source`: compact tables of every picture's key, label and place.
-Reading a picture later is one open or one pread (`FileReader`). No torch and no lmdb here.
+`open_source` looks at a path or URL and returns a `Source`: compact tables of every image's key, label and place.
+Reading an image later is one open or one pread (`FileReader`). No torch and no lmdb here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_source(
     note: Callable[[str], None] | None = None,
     on_many: Callable[[], None] | None = None,
 ) -> Source:
-    """Look at SOURCE, recognise its form, and list its pictures.
+    """Look at SOURCE, recognise its form, and list its images.
 
     Args:
         source: a folder, a zip, a tar (compressed or not), a parquet file, or a URL of one.
@@ -114,7 +114,7 @@ def _open_file(path: Path, format: str, splits: Sequence[str] | None, stage: Sta
     else:
         plain = stage.plain(path)
         if kind != "tar" and _file_kind(plain) != "tar":
-            raise UsageError(f"SOURCE {path} is not a folder, zip, tar or parquet file of pictures")
+            raise UsageError(f"SOURCE {path} is not a folder, zip, tar or parquet file of images")
         if format in ("auto", "webdataset") and (format == "webdataset" or is_webdataset(plain)):
             return read_webdataset(path.name, [plain], path.parent)
         split = split_of_tar(plain)
@@ -128,7 +128,7 @@ def _open_file(path: Path, format: str, splits: Sequence[str] | None, stage: Sta
 
 
 def _above(folder: Path) -> list[Path]:
-    """`folder` and, where it is one of those that Kaggle's pictures lie deep in, those above it up to the top."""
+    """`folder` and, where it is one of those that Kaggle's images lie deep in, those above it up to the top."""
     folder = folder.resolve()
     for end in ("ILSVRC/Data/CLS-LOC", "ILSVRC/Data", "ILSVRC"):
         if folder.as_posix().endswith("/" + end):

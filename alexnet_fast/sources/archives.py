@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DamagedDataError, UsageError
-from .table import FILE, RANGE, ZIP_DEFLATED, ZIP_STORED, MemberList, is_picture
+from .table import FILE, RANGE, ZIP_DEFLATED, ZIP_STORED, MemberList, is_image
 
 _TAR_BLOCK = 512
 _WINDOW = 4096
@@ -30,7 +30,7 @@ def check_name(name: bytes, where: Path) -> bytes:
     """A member's name as given, without a leading './'.
 
     Raises:
-        DamagedDataError: it is absolute, climbs out with '..', or holds what no picture's name holds.
+        DamagedDataError: it is absolute, climbs out with '..', or holds what no image's name holds.
     """
     while name.startswith(b"./"):
         name = name[2:]
@@ -58,7 +58,7 @@ def list_folder(root: Path, members: MemberList, *, container: int = 0, prefix: 
     """Add every regular file below `root`, following links as ImageFolder does; names are relative, with '/'.
 
     Raises:
-        UsageError: a folder cannot be read, or a picture's name belongs to what is no file (a pipe, a device).
+        UsageError: a folder cannot be read, or an image's name belongs to what is no file (a pipe, a device).
     """
     top = os.fsencode(root)
     waiting: list[tuple[bytes, bytes, tuple[tuple[int, int], ...]]] = [(top, prefix, ())]
@@ -76,7 +76,7 @@ def list_folder(root: Path, members: MemberList, *, container: int = 0, prefix: 
                         waiting.append((entry.path, relative + entry.name + b"/", (*above, here)))
                     continue
                 if entry.is_symlink() and not Path(os.fsdecode(entry.path)).exists():
-                    if is_picture(entry.name):
+                    if is_image(entry.name):
                         raise UsageError(f"{os.fsdecode(entry.path)} is a link to nothing: mend or remove it")
                     continue
                 found = entry.stat()
@@ -85,8 +85,8 @@ def list_folder(root: Path, members: MemberList, *, container: int = 0, prefix: 
                         relative + entry.name, container=container, method=FILE, stored=found.st_size,
                         size=found.st_size,
                     )  # fmt: skip
-                elif is_picture(entry.name):
-                    raise UsageError(f"{os.fsdecode(entry.path)} is a pipe, socket or device, not a picture: remove it")
+                elif is_image(entry.name):
+                    raise UsageError(f"{os.fsdecode(entry.path)} is a pipe, socket or device, not an image: remove it")
         except OSError as error:
             raise UsageError(f"{os.fsdecode(folder)} cannot be read: {error.strerror}") from None
 
@@ -113,7 +113,7 @@ class TarMember(NamedTuple):
 def list_tar(path: Path, members: MemberList, *, container: int = 0, prefix: bytes = b"") -> None:
     """Add every regular file of a tar; a tar within it is read as a folder of its name without '.tar'.
 
-    So the tar of 1,000 tars that ImageNet's training pictures come in lists as n01440764/n01440764_10026.JPEG.
+    So the tar of 1,000 tars that ImageNet's training images come in lists as n01440764/n01440764_10026.JPEG.
 
     Raises:
         DamagedDataError: the tar is torn, cut short or hostile.
@@ -183,7 +183,7 @@ def tar_members(descriptor: int, path: Path, start: int, end: int) -> Iterator[T
             elif kind != b"5" and not (kind in (b"0", b"\0") and name.endswith(b"/")):
                 raise DamagedDataError(
                     f"{path} holds a link, device or other special member ({_shown(name)}), which no archive of "
-                    "pictures needs: nothing was packed from it"
+                    "images needs: nothing was packed from it"
                 )
 
 
@@ -235,7 +235,7 @@ def list_zip(path: Path, members: MemberList, *, container: int = 0, prefix: byt
 
     Raises:
         DamagedDataError: the directory is missing or torn, or a member is hostile.
-        UsageError: a picture is encrypted or packed with a method other than stored or deflated.
+        UsageError: an image is encrypted or packed with a method other than stored or deflated.
     """
     directory, entries, shift, length = _read_zip_directory(path)
     at = told = 0
@@ -261,14 +261,14 @@ def list_zip(path: Path, members: MemberList, *, container: int = 0, prefix: byt
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DamagedDataError(
                 f"{path} holds a link, device or other special member ({_shown(name)}), which no archive of "
-                "pictures needs: nothing was packed from it"
+                "images needs: nothing was packed from it"
             )
         if name.endswith(b"/") or name.startswith(b"__MACOSX/"):
             continue
         if flags & 1 or method not in (0, 8):
-            if is_picture(name):
+            if is_image(name):
                 how = "is encrypted" if flags & 1 else f"is packed with zip method {method}"
-                raise UsageError(f"{_shown(name)} in {path} {how}, which is not read here: zip the pictures anew")
+                raise UsageError(f"{_shown(name)} in {path} {how}, which is not read here: zip the images anew")
             continue
         members.add(
             prefix + name, container=container, method=ZIP_STORED if method == 0 else ZIP_DEFLATED,

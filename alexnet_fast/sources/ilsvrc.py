@@ -1,4 +1,4 @@
-"""ImageNet as image-net.org hands it out: tars of training, validation and test pictures, and a development kit."""
+"""ImageNet as image-net.org hands it out: tars of training, validation and test images, and a development kit."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _devkit_files(folder: Path) -> tuple[str, bytes, bytes] | None:
 
 
 def _devkit_texts(where: str, truth: bytes, meta: bytes) -> tuple[bytes, bytes]:
-    """(lines of 'FILE WNID' for the validation pictures, lines of 'WNID<tab>words')."""
+    """(lines of 'FILE WNID' for the validation images, lines of 'WNID<tab>words')."""
     try:
         synsets = {int(entry["ILSVRC2012_ID"]): entry for entry in read_structs(meta, "synsets")}
         words = "".join(f"{entry['WNID']}\t{entry['words']}\n" for entry in synsets.values())

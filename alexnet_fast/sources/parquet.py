@@ -1,4 +1,4 @@
-"""Parquet shards as the Hugging Face hub has data sets: a column of encoded pictures and a column of class numbers."""
+"""Parquet shards as the Hugging Face hub has data sets: a column of encoded images and a column of class numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
 from .reading import LARGEST_FILE
 from .staging import Staging, check_growth
-from .table import RANGE, MemberList, PictureList, Source
+from .table import RANGE, ImageList, MemberList, Source
 from .tree import SPLIT_ORDER, WNID
 from .webdataset import split_by_name
 
@@ -27,12 +27,12 @@ def read_parquet(
 ) -> Source:
     """The source that a set of parquet shards is; file names tell the split.
 
-    A column of a parquet file can only be read a row group at a time, so the pictures are laid down once in
+    A column of a parquet file can only be read a row group at a time, so the images are laid down once in
     `staging`, in bounded memory, where they can be read in shuffled order. Shards of splits that are not `wanted` are
     passed over where the class names are in the metadata of those that are.
 
     Raises:
-        UsageError: a file has no column of pictures or labels, or the files' classes differ.
+        UsageError: a file has no column of images or labels, or the files' classes differ.
         DamagedDataError: a file is torn.
         MissingDependencyError: pyarrow is not installed.
     """
@@ -51,30 +51,30 @@ def read_parquet(
     order = sorted(range(len(names)), key=lambda i: names[i]) if all(WNID.match(n.encode()) for n in names) else None
     place = {old: new for new, old in enumerate(order)} if order else {i: i for i in range(len(names))}
     members = MemberList()
-    lists: dict[str, PictureList] = {}
+    lists: dict[str, ImageList] = {}
     number = 0
     labelled: dict[str, bool] = {}
     for container, shard in enumerate(shards):
         split = split_by_name(shard.path.name)
-        pictures = lists.setdefault(split, PictureList())
+        images = lists.setdefault(split, ImageList())
         for offset, size, label, key in zip(*(shard.rows[c].tolist() for c in shard.rows.dtype.names), strict=True):
             members.add(b"", container=container, method=RANGE, offset=offset, stored=size, size=size)
             if labelled.setdefault(split, label >= 0) != (label >= 0):
-                raise UsageError(f"{shard.path} has pictures with and without a label in one split: split them")
+                raise UsageError(f"{shard.path} has images with and without a label in one split: split them")
             folder = names[label].encode() + b"/" if label >= 0 else b""
-            pictures.add(number, place.get(label, -1), folder + key)
+            images.add(number, place.get(label, -1), folder + key)
             number += 1
     table = members.table()
     return Source(
         name=name, format="parquet",
         classes=tuple((names[i], names[i]) for i in (order or range(len(names)))),
         splits={s: lists[s].split(table, class_index=None, labelled=labelled[s]) for s in SPLIT_ORDER if s in lists},
-        containers=tuple(shard.pictures for shard in shards),
+        containers=tuple(shard.images for shard in shards),
     )  # fmt: skip
 
 
 class _Shard:
-    """One parquet file: its class names, where its pictures were laid down, and a row for each."""
+    """One parquet file: its class names, where its images were laid down, and a row for each."""
 
     def __init__(self, path: Path, staging: Staging) -> None:
         try:
@@ -91,9 +91,9 @@ class _Shard:
             self._image, self._label = self._columns(self._file.schema_arrow)
             staging.note(f"reading {path.name}")
             rows: list[Any] = []
-            # The rows come last: where they are, the pictures are whole.
-            staging.forget(path, ".pictures", unless=".rows.npy")
-            self.pictures = staging.stamped(path, ".pictures", lambda file: self._lay_down(file, rows))
+            # The rows come last: where they are, the images are whole.
+            staging.forget(path, ".images", unless=".rows.npy")
+            self.images = staging.stamped(path, ".images", lambda file: self._lay_down(file, rows))
             table = staging.stamped(path, ".rows.npy", lambda file: np.save(file, self._table(rows)))
             self.rows = np.load(table, allow_pickle=False)
         except (pa.ArrowException, OSError) as error:
@@ -103,7 +103,7 @@ class _Shard:
             raise DamagedDataError(f"{path} cannot be read as parquet ({text}): fetch it again") from None
 
     def _columns(self, schema: Any) -> tuple[str, str | None]:
-        """(column of pictures, column of labels), by the features that datasets notes, else by type and name."""
+        """(column of images, column of labels), by the features that datasets notes, else by type and name."""
         features = _features(schema.metadata or {})
         image = next((n for n, f in features.items() if f.get("_type") == "Image"), None)
         label = next((n for n, f in features.items() if f.get("_type") == "ClassLabel"), None)
@@ -117,7 +117,7 @@ class _Shard:
                 label = name
         if image is None:
             raise UsageError(
-                f"{self.path} has no column of pictures (image or img; it has {', '.join(schema.names)}): "
+                f"{self.path} has no column of images (image or img; it has {', '.join(schema.names)}): "
                 "name it so, or give another SOURCE"
             )
         return image, label
@@ -138,8 +138,8 @@ class _Shard:
                 data, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (image, None)
                 if not isinstance(data, bytes):
                     raise UsageError(
-                        f"row {number} of {self.path} holds no picture's bytes (a path at most): "
-                        "embed the pictures in the file"
+                        f"row {number} of {self.path} holds no image's bytes (a path at most): "
+                        "embed the images in the file"
                     )
                 if label is None:
                     label = -1

@@ -18,7 +18,7 @@ from .table import FILE, RANGE, ZIP_DEFLATED
 _MOST_OPEN = 64
 # A local header is 30 bytes, the name, and extras whose length the directory does not tell: read with the data at once.
 _HEADER_SLACK = 30 + 256
-# A picture of as many pixels as are taken (2^27) is a smaller JPEG or PNG than that; it is what a worker holds at most.
+# An image of as many pixels as are taken (2^27) is a smaller JPEG or PNG than that; it is what a worker holds at most.
 LARGEST_FILE = 1 << 27
 
 
@@ -62,7 +62,7 @@ class FileReader:
                 return data
             return self._read_zipped(descriptor, method, offset, stored, size, crc)
         except OSError as error:
-            # Not the picture's fault: a disk that fails for a moment must not get pictures skipped as bad.
+            # Not the image's fault: a disk that fails for a moment must not get images skipped as bad.
             path = os.fsdecode(self._containers[container] + (b"/" + name if name else b""))
             raise StorageError(f"{path} cannot be read ({error.strerror}): check it and run the same again") from None
 

@@ -20,7 +20,7 @@ _OPENERS: dict[bytes, Callable[[Any], Any]] = {
 }
 
 
-# Real pictures shrink by a percent, bitmaps by some times; deflate makes a thousandth of zeros.
+# Real images shrink by a percent, bitmaps by some times; deflate makes a thousandth of zeros.
 _MOST_TIMES = 200
 _SLACK = 64 << 20
 
@@ -69,7 +69,7 @@ class Staging:
 
         Raises:
             UsageError: what is compressed is no tar.
-            DamagedDataError: it breaks off, or unpacks to more than pictures would.
+            DamagedDataError: it breaks off, or unpacks to more than images would.
         """
         with open(path, "rb") as file:
             head = file.read(6)
@@ -82,7 +82,7 @@ class Staging:
             with opener(path) as packed:
                 while block := _unpacked(packed, path):
                     if target.tell() == 0 and block[257:262] != b"ustar":
-                        raise UsageError(f"what is compressed in {path} is not a tar of pictures")
+                        raise UsageError(f"what is compressed in {path} is not a tar of images")
                     check_growth(path, target.tell() + len(block))
                     target.write(block)
 
@@ -99,14 +99,14 @@ class Staging:
 
 
 def check_growth(path: Path, unpacked: int) -> None:
-    """Refuse a file that `unpacked` bytes have come out of, where that is more than pictures would be.
+    """Refuse a file that `unpacked` bytes have come out of, where that is more than images would be.
 
     Raises:
         DamagedDataError: it is.
     """
     if unpacked > _SLACK and unpacked > _MOST_TIMES * path.stat().st_size:
         raise DamagedDataError(
-            f"{path} unpacks to more than {_MOST_TIMES} times its size, which no archive of pictures does: "
+            f"{path} unpacks to more than {_MOST_TIMES} times its size, which no archive of images does: "
             "nothing was packed from it"
         )
 

@@ -1,6 +1,6 @@
-"""What a source holds, as compact tables: one row a file of an archive, one row a picture of a split.
+"""What a source holds, as compact tables: one row a file of an archive, one row an image of a split.
 
-A table is a numpy structured array of about 100 bytes a row, so that enumerating millions of pictures stays within
+A table is a numpy structured array of about 100 bytes a row, so that enumerating millions of images stays within
 some hundred megabytes, and workers can map the same rows from a file instead of being sent them.
 """
 
@@ -31,8 +31,8 @@ _BLOCK = 1 << 16
 # So many files are worth starting worker processes for.
 MANY = 4000
 
-# What torchvision's ImageFolder takes for a picture, so that the same folders give the same classes.
-PICTURE_ENDINGS = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
+# What torchvision's ImageFolder takes for an image, so that the same folders give the same classes.
+IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 
 Table = npt.NDArray[np.void]
 
@@ -42,8 +42,8 @@ def member_dtype(name_bytes: int) -> np.dtype[np.void]:
     return np.dtype([*_PLACE, ("name", f"S{max(1, name_bytes)}")])
 
 
-def picture_dtype(name_bytes: int, key_bytes: int) -> np.dtype[np.void]:
-    """A row for one picture: its place, its name (files only), its label (-1: none) and its key."""
+def image_dtype(name_bytes: int, key_bytes: int) -> np.dtype[np.void]:
+    """A row for one image: its place, its name (files only), its label (-1: none) and its key."""
     return np.dtype([*_PLACE, ("name", f"S{max(1, name_bytes)}"), ("label", "<i4"), ("key", f"S{max(1, key_bytes)}")])
 
 
@@ -97,15 +97,15 @@ def names_of(members: Table) -> Iterable[bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One split of a source: its pictures in canonical order (by key), and whether they have labels."""
+    """One split of a source: its images in canonical order (by key), and whether they have labels."""
 
-    pictures: Table
+    images: Table
     labelled: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source, enumerated: everything that packing needs to know but the pictures' bytes.
+    """A source, enumerated: everything that packing needs to know but the images' bytes.
 
     Attributes:
         name: base name of what was given, for people.
@@ -122,21 +122,21 @@ class Source:
     containers: tuple[Path, ...]
 
     def fingerprint(self, splits: Iterable[str]) -> str:
-        """SHA-256 over classes and the split, key, size and label of every picture of `splits`.
+        """SHA-256 over classes and the split, key, size and label of every image of `splits`.
 
         It is the same for a folder and its zip.
         """
         digest = hashlib.sha256(repr([wnid for wnid, _ in self.classes]).encode())
         for name in splits:
             split = self.splits[name]
-            digest.update(repr((name, split.labelled, len(split.pictures))).encode())
+            digest.update(repr((name, split.labelled, len(split.images))).encode())
             for column in ("key", "size", "label"):
-                digest.update(np.ascontiguousarray(split.pictures[column]).tobytes())
+                digest.update(np.ascontiguousarray(split.images[column]).tobytes())
         return digest.hexdigest()
 
 
-class PictureList:
-    """Collects the pictures of one split as numbers of member rows with labels and keys."""
+class ImageList:
+    """Collects the images of one split as numbers of member rows with labels and keys."""
 
     def __init__(self) -> None:
         self._members: list[int] = []
@@ -145,7 +145,7 @@ class PictureList:
         self._blocks: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any], npt.NDArray[np.bytes_]]] = []
 
     def add(self, member: int, label: bytes | int, key: bytes) -> None:
-        """One picture: its row among the members, its label (a class's name, or a number), its key."""
+        """One image: its row among the members, its label (a class's name, or a number), its key."""
         self._members.append(member)
         self._labels.append(label)
         self._keys.append(key)
@@ -171,14 +171,14 @@ class PictureList:
         Args:
             members: the rows that `add` was given numbers of.
             class_index: label of each class name; None where labels are numbers already.
-            labelled: False gives every picture the label -1.
+            labelled: False gives every image the label -1.
         """
         self._flush()
         total = len(self)
         keep_names = bool(len(members)) and bool((members["method"] == FILE).any())
         table = np.zeros(
             total,
-            dtype=picture_dtype(
+            dtype=image_dtype(
                 members.dtype["name"].itemsize if keep_names else 1,
                 max((block[2].dtype.itemsize for block in self._blocks), default=1),
             ),
@@ -199,9 +199,9 @@ class PictureList:
                 names, inverse = np.unique(labels, return_inverse=True)
                 part["label"] = np.array([class_index[bytes(name)] for name in names], np.int32)[inverse]
             at += len(numbers)
-        return Split(pictures=table[np.argsort(table["key"], kind="stable")], labelled=labelled)
+        return Split(images=table[np.argsort(table["key"], kind="stable")], labelled=labelled)
 
 
-def is_picture(name: bytes) -> bool:
-    """Whether a file's name says that it is a picture; macOS's `._` companions are none."""
-    return name[-5:].lower().endswith(PICTURE_ENDINGS) and not name.startswith(b"._", name.rfind(b"/") + 1)
+def is_image(name: bytes) -> bool:
+    """Whether a file's name says that it is an image; macOS's `._` companions are none."""
+    return name[-5:].lower().endswith(IMAGE_ENDINGS) and not name.startswith(b"._", name.rfind(b"/") + 1)

@@ -1,6 +1,6 @@
 """Layouts that are told by folder names: ImageFolder, Tiny ImageNet, Kaggle's, whatever container they come in.
 
-Keys are CLASS/FILE for labelled pictures and FILE for others, so that one picture has one key in every form it is
+Keys are CLASS/FILE for labelled images and FILE for others, so that one image has one key in every form it is
 distributed in.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
 from .reading import FileReader
-from .table import PictureList, Source, Table, is_picture, names_of
+from .table import ImageList, Source, Table, is_image, names_of
 
 SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"valid": "val", b"validation": "val", b"test": "test"}
 SPLIT_ORDER = ("train", "val", "test")
@@ -54,17 +54,17 @@ def read_tree(
         wanted: splits that will be packed; of others, labels and classes are not asked for. None for all.
 
     Raises:
-        UsageError: there are no pictures, or labels are missing (the text says which file and where it is had).
+        UsageError: there are no images, or labels are missing (the text says which file and where it is had).
         DamagedDataError: a label file cannot be read.
     """
     texts = _small_files(members, containers, beside or {})
     base = _base_folder(members)
     found = called or _format(base, texts)
-    splits, flat = _sort_pictures(members, base, texts, found, wanted)
+    splits, flat = _sort_images(members, base, texts, found, wanted)
     if not splits:
         archive = next((n for n in names_of(members) if n.endswith((b".zip", b".tar", b".tgz", b".tar.gz"))), None)
         hint = f"{archive.decode(errors='replace')} in it" if archive else "the folder or archive they are in"
-        raise UsageError(f"{name} holds no pictures ({', '.join(_endings())}): give {hint}")
+        raise UsageError(f"{name} holds no images ({', '.join(_endings())}): give {hint}")
     if format not in ("auto", found):
         raise UsageError(f"{name} looks like {found}, not like {format}: leave --format out, or give another SOURCE")
     classes = _classes(splits, flat, name, wanted)
@@ -75,7 +75,7 @@ def read_tree(
         if split in splits:
             labelled = split not in flat and (wanted is None or split in wanted)
             tables[split] = splits[split].split(members, class_index=index, labelled=labelled)
-            _refuse_twins(tables[split].pictures, name)
+            _refuse_twins(tables[split].images, name)
     return Source(
         name=name,
         format=found,
@@ -87,9 +87,9 @@ def read_tree(
 
 
 def _endings() -> Iterable[str]:
-    from .table import PICTURE_ENDINGS
+    from .table import IMAGE_ENDINGS
 
-    return (ending.decode() for ending in PICTURE_ENDINGS)
+    return (ending.decode() for ending in IMAGE_ENDINGS)
 
 
 def _small_files(members: Table, containers: Sequence[Path], beside: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
@@ -115,13 +115,13 @@ def _small_files(members: Table, containers: Sequence[Path], beside: Mapping[byt
 
 
 def _base_folder(members: Table) -> bytes:
-    """The folder that split or class folders lie in: Kaggle's, or whatever all pictures have in common above those."""
+    """The folder that split or class folders lie in: Kaggle's, or whatever all images have in common above those."""
     common: list[bytes] | None = None
-    direct = False  # whether a picture lies in the common folder itself, which is a class then
+    direct = False  # whether an image lies in the common folder itself, which is a class then
     last: bytes | None = None
     for name in names_of(members):
         folder = name[: name.rfind(b"/") + 1]
-        if folder == last or not is_picture(name):
+        if folder == last or not is_image(name):
             continue
         last = folder
         if _KAGGLE_BASE in name:
@@ -147,33 +147,33 @@ def _base_folder(members: Table) -> bytes:
     return b"".join(part + b"/" for part in parts)
 
 
-def _sort_pictures(
+def _sort_images(
     members: Table, base: bytes, texts: Mapping[bytes, bytes], format: str, wanted: Collection[str] | None
-) -> tuple[dict[str, PictureList], set[str]]:
-    """(pictures by split, those splits that stay without labels)."""
-    splits: dict[str, PictureList] = {}
+) -> tuple[dict[str, ImageList], set[str]]:
+    """(images by split, those splits that stay without labels)."""
+    splits: dict[str, ImageList] = {}
     flat: dict[str, list[tuple[int, bytes]]] = {}
     by_split = _has_split_folders(members, base)
     last: bytes | None = None
     place: tuple[str, bytes, bytes] | None = None
     for number, name in enumerate(names_of(members)):
         at = name.rfind(b"/") + 1
-        # What there is to know of a picture is in its folder's name, and neighbours share it: a third of the time.
+        # What there is to know of an image is in its folder's name, and neighbours share it: a third of the time.
         if name[:at] != last:
             last = name[:at]
             place = _place_of(last, base, by_split)
-        if place is None or not is_picture(name):
+        if place is None or not is_image(name):
             continue
         split, wnid, prefix = place
         if wnid:
-            splits.setdefault(split, PictureList()).add(number, wnid, prefix + name[at:])
+            splits.setdefault(split, ImageList()).add(number, wnid, prefix + name[at:])
         else:
             flat.setdefault(split, []).append((number, name[at:]))
     return splits, _place_flat(splits, flat, texts, format, wanted)
 
 
 def _place_of(folder: bytes, base: bytes, by_split: bool) -> tuple[str, bytes, bytes] | None:
-    """(split, class, what comes before the file's name in a key) of a folder's pictures; None if they are no part.
+    """(split, class, what comes before the file's name in a key) of a folder's images; None if they are no part.
 
     `folder` ends in '/', or is empty. The class is empty where the folder is none of a class.
     """
@@ -195,7 +195,7 @@ def _has_split_folders(members: Table, base: bytes) -> bool:
     last: bytes | None = None
     for name in names_of(members):
         folder = name[: name.rfind(b"/") + 1]
-        if folder != last and is_picture(name):
+        if folder != last and is_image(name):
             last = folder
             if folder.startswith(base) and folder[len(base) :].partition(b"/")[0] in SPLIT_FOLDERS:
                 return True
@@ -203,50 +203,50 @@ def _has_split_folders(members: Table, base: bytes) -> bool:
 
 
 def _place_flat(
-    splits: dict[str, PictureList],
+    splits: dict[str, ImageList],
     flat: Mapping[str, list[tuple[int, bytes]]],
     texts: Mapping[bytes, bytes],
     format: str,
     wanted: Collection[str] | None,
 ) -> set[str]:
-    """Put pictures that lie in no class folder into their splits; returns the splits that have no labels."""
+    """Put images that lie in no class folder into their splits; returns the splits that have no labels."""
     labels_file = next((name for name in _VAL_LABELS if name in texts), None)
     labels = parse_labels(texts[labels_file], labels_file.decode()) if labels_file else {}
     unlabelled = set()
-    for split, pictures in flat.items():
+    for split, images in flat.items():
         if split in splits:
-            shown = pictures[0][1].decode(errors="replace")
+            shown = images[0][1].decode(errors="replace")
             raise UsageError(
-                f"split {split} has pictures within class folders and pictures beside them ({shown}): "
-                "put each picture into the folder of its class"
+                f"split {split} has images within class folders and images beside them ({shown}): "
+                "put each image into the folder of its class"
             )
-        target = splits[split] = PictureList()
+        target = splits[split] = ImageList()
         if split == "test" or (wanted is not None and split not in wanted):
             unlabelled.add(split)
-            for number, file in pictures:
+            for number, file in images:
                 target.add(number, b"", file)
             continue
         if labels_file is None:
             others = [name for name in splits if name not in flat] if wanted is None else []
             raise UsageError(_missing_labels(split, format, others))
-        for number, file in pictures:
+        for number, file in images:
             label = labels.get(file) or labels.get(file.rpartition(b".")[0])
             if label is None:
                 raise UsageError(
                     f"{labels_file.decode()} has no label for {file.decode(errors='replace')} of split {split}: "
-                    "fetch it again, or give the one that belongs to these pictures"
+                    "fetch it again, or give the one that belongs to these images"
                 )
             target.add(number, label, label + b"/" + file)
     return unlabelled
 
 
 def _missing_labels(split: str, format: str, others: Sequence[str]) -> str:
-    """Which file would hold the labels of pictures that lie in no class folder, and where that file is had."""
+    """Which file would hold the labels of images that lie in no class folder, and where that file is had."""
     if split == "val" and format in _LABELS_FROM:
         rest = f"; or pack without it: {' '.join(f'--split {name}' for name in others)}" if others else ""
         return f"the labels of split val are missing: {_LABELS_FROM[format]}{rest}"
     return (
-        f"split {split} has pictures that lie in no class folder: make a folder for each class, or put beside them a "
+        f"split {split} has images that lie in no class folder: make a folder for each class, or put beside them a "
         "val_labels.txt with a line of FILE CLASS for each"
     )
 
@@ -285,11 +285,9 @@ def class_names(texts: Mapping[bytes, bytes], classes: Collection[bytes]) -> dic
     return names
 
 
-def _classes(
-    splits: Mapping[str, PictureList], flat: set[str], name: str, wanted: Collection[str] | None
-) -> list[bytes]:
+def _classes(splits: Mapping[str, ImageList], flat: set[str], name: str, wanted: Collection[str] | None) -> list[bytes]:
     """Class names in label order: train's, sorted, as ImageFolder has them; else those of all labelled splits."""
-    labelled = {split: pictures.class_names() for split, pictures in splits.items() if split not in flat}
+    labelled = {split: images.class_names() for split, images in splits.items() if split not in flat}
     if "train" not in labelled:
         return sorted(set().union(*labelled.values()))
     for split, found in labelled.items():
@@ -308,9 +306,9 @@ def _format(base: bytes, texts: Mapping[bytes, bytes]) -> str:
     return "tiny-imagenet" if b"val_annotations.txt" in texts or b"wnids.txt" in texts else "imagefolder"
 
 
-def _refuse_twins(pictures: Table, name: str) -> None:
+def _refuse_twins(images: Table, name: str) -> None:
     """An archive may hold two members of one name; which of them counts is anyone's guess."""
-    same = pictures["key"][1:] == pictures["key"][:-1]
+    same = images["key"][1:] == images["key"][:-1]
     if same.any():
-        twin = bytes(pictures["key"][1:][same][0]).decode(errors="replace")
-        raise UsageError(f"{name} holds two pictures named {twin}: remove one of them")
+        twin = bytes(images["key"][1:][same][0]).decode(errors="replace")
+        raise UsageError(f"{name} holds two images named {twin}: remove one of them")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
 from .archives import TarMember, tar_members
-from .table import RANGE, MemberList, PictureList, Source, is_picture
+from .table import RANGE, ImageList, MemberList, Source, is_image
 from .tree import SPLIT_ORDER, WNID
 
 _LABEL_ENDINGS = (b"cls", b"label", b"target", b"index", b"json")
@@ -29,7 +29,7 @@ def split_by_name(name: str) -> str:
 
 
 def is_webdataset(path: Path) -> bool:
-    """Whether a tar's first members are a picture and a label with one name up to the first dot."""
+    """Whether a tar's first members are an image and a label with one name up to the first dot."""
     groups: dict[bytes, set[bytes]] = {}
     for count, member in enumerate(_members(path)):
         key, ending = _key_and_ending(member.name)
@@ -37,7 +37,7 @@ def is_webdataset(path: Path) -> bool:
         if count >= 12:
             break
     return any(
-        endings & set(_LABEL_ENDINGS) and any(is_picture(b"." + ending) for ending in endings)
+        endings & set(_LABEL_ENDINGS) and any(is_image(b"." + ending) for ending in endings)
         for endings in groups.values()
     )
 
@@ -59,15 +59,15 @@ class _Sample:
     """One sample while its members go by."""
 
     key: bytes
-    picture: TarMember | None = None
+    image: TarMember | None = None
     labels: dict[bytes, TarMember] = field(default_factory=dict)
 
 
 @dataclass
-class _Pictures:
+class _Images:
     """One split while its shards are read."""
 
-    list: PictureList = field(default_factory=PictureList)
+    list: ImageList = field(default_factory=ImageList)
     labelled: bool | None = None
 
 
@@ -84,25 +84,25 @@ def read_webdataset(name: str, tars: Sequence[Path], folder: Path) -> Source:
         DamagedDataError: a tar or a label is damaged.
     """
     members = MemberList()
-    splits: dict[str, _Pictures] = {}
+    splits: dict[str, _Images] = {}
     number = 0
     for container, path in enumerate(tars):
-        split = splits.setdefault(split_by_name(path.name), _Pictures())
+        split = splits.setdefault(split_by_name(path.name), _Images())
         with open(path, "rb", buffering=0) as file:
             for sample in _samples(path):
-                if sample.picture is None:
+                if sample.image is None:
                     continue
                 label = _read_label(file.fileno(), path, sample)
                 _agree(split, label is not None, path, sample)
-                ending = sample.picture.name[len(sample.key) :]
+                ending = sample.image.name[len(sample.key) :]
                 members.add(
-                    sample.picture.name, container=container, method=RANGE, offset=sample.picture.offset,
-                    stored=sample.picture.size, size=sample.picture.size,
+                    sample.image.name, container=container, method=RANGE, offset=sample.image.offset,
+                    stored=sample.image.size, size=sample.image.size,
                 )  # fmt: skip
                 split.list.add(number, label or b"", sample.key + ending)
                 number += 1
     if not number:
-        raise UsageError(f"{name} holds no samples with pictures")
+        raise UsageError(f"{name} holds no samples with images")
     return _source(name, members, splits, tars, _listed_classes(folder))
 
 
@@ -113,8 +113,8 @@ def _samples(path: Path) -> Iterator[_Sample]:
         if key != sample.key:
             yield sample
             sample = _Sample(key)
-        if is_picture(b"." + ending):
-            sample.picture = member
+        if is_image(b"." + ending):
+            sample.image = member
         elif ending in _LABEL_ENDINGS:
             sample.labels[ending] = member
     yield sample
@@ -142,7 +142,7 @@ def _read_label(descriptor: int, path: Path, sample: _Sample) -> bytes | None:
     return None
 
 
-def _agree(split: _Pictures, labelled: bool, path: Path, sample: _Sample) -> None:
+def _agree(split: _Images, labelled: bool, path: Path, sample: _Sample) -> None:
     if split.labelled not in (None, labelled):
         raise UsageError(
             f"sample {sample.key.decode(errors='replace')} of {path} has {'a' if labelled else 'no'} label "
@@ -160,7 +160,7 @@ def _listed_classes(folder: Path) -> list[bytes]:
 
 
 def _source(
-    name: str, members: MemberList, splits: dict[str, _Pictures], tars: Sequence[Path], listed: list[bytes]
+    name: str, members: MemberList, splits: dict[str, _Images], tars: Sequence[Path], listed: list[bytes]
 ) -> Source:
     used = set().union(*(split.list.class_names() for split in splits.values() if split.labelled))
     numeric = all(text.isdigit() for text in used)

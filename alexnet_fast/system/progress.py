@@ -19,7 +19,7 @@ _LINE_SECONDS = 10.0
 class Progress(Protocol):
     """What long work reports to. All methods are cheap enough to call once a batch."""
 
-    def start(self, total: int, unit: str = "pictures") -> None:
+    def start(self, total: int, unit: str = "images") -> None:
         """Begin (or begin anew) at 0 of `total` units."""
 
     def advance(self, count: int = 1) -> None:
@@ -35,7 +35,7 @@ class Progress(Protocol):
 class NoProgress:
     """Reports to nobody; what a library function uses when its caller passed no progress."""
 
-    def start(self, total: int, unit: str = "pictures") -> None: ...
+    def start(self, total: int, unit: str = "images") -> None: ...
 
     def advance(self, count: int = 1) -> None: ...
 
@@ -92,7 +92,7 @@ class _Bar:
         self._task: TaskID | None = None
         self._unit, self._done, self._begin = "", 0, 0.0
 
-    def start(self, total: int, unit: str = "pictures") -> None:
+    def start(self, total: int, unit: str = "images") -> None:
         if self._task is not None:
             self._display.remove_task(self._task)
         self._task = self._display.add_task(self._label, total=total, rate="", note="")
@@ -118,7 +118,7 @@ class _Lines:
         self._begin = self._said_at = 0.0
         self._said_done = -1
 
-    def start(self, total: int, unit: str = "pictures") -> None:
+    def start(self, total: int, unit: str = "images") -> None:
         self._total, self._unit, self._done = total, unit, 0
         self._begin = self._said_at = time.monotonic()
         self._said_done, self._note = -1, ""

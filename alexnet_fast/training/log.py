@@ -17,7 +17,7 @@ def epoch_line(row: Mapping[str, Any], epochs: int, seconds_left: float | None) 
     parts = [f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, top-1 {row['train_top1']:.2%}"]
     if row["val_top1"] is not None:
         parts.append(f"validation loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}, top-5 {row['val_top5']:.2%}")
-    speed = f"{row['images_per_s']:,.1f} pictures/s" if row["images_per_s"] else "warm-up only"
+    speed = f"{row['images_per_s']:,.1f} images/s" if row["images_per_s"] else "warm-up only"
     parts.append(f"{speed}, waiting for data {row['data_wait']:.0%}, rate {row['lr']:.2g}")
     if seconds_left:
         parts.append(f"{duration(seconds_left)} left")

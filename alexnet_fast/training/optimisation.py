@@ -12,7 +12,7 @@ from ..images import IMAGENET_STD
 from ..models import AlexNet, Precision, copy_for_computing
 from .recipes import Recipe
 
-# Principal components of the RGB values of ImageNet's training pictures on a scale of 0 to 1, in the wide-spread
+# Principal components of the RGB values of ImageNet's training images on a scale of 0 to 1, in the wide-spread
 # figures of Krizhevsky's cuda-convnet: the standard deviations and, in columns, the directions.
 _COLOR_STD = (0.2175, 0.0188, 0.0045)
 _COLOR_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
@@ -94,12 +94,12 @@ class WorkingCopy:
 
 
 def add_color_noise(images: torch.Tensor, std: float, *, seed: int, rank: int = 0, world_size: int = 1) -> torch.Tensor:
-    """Shift the colours of each picture along ImageNet's principal components (Krizhevsky et al. 2012, section 4.1).
+    """Shift the colours of each image along ImageNet's principal components (Krizhevsky et al. 2012, section 4.1).
 
     Args:
         images: (N, 3, S, S), normalised; returned changed, not in place.
         std: of the random factor on each component; 0.1 in the paper.
-        seed: of this step; the noise of a picture follows from its place in the global batch, however many ranks.
+        seed: of this step; the noise of an image follows from its place in the global batch, however many ranks.
     """
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randn(len(images) * world_size, 3, generator=generator)[rank::world_size] * std

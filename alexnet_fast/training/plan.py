@@ -35,7 +35,7 @@ class Plan:
         precision: the number format.
         backend: asked of the loaders.
         compile: whether the network goes through torch.compile.
-        per_rank: pictures of a batch that one rank reads.
+        per_rank: images of a batch that one rank reads.
         steps_per_epoch, total_steps: of the optimiser.
         parameters: of the network.
         stop_at: step at which the run ends: total_steps, or max_steps before it.
@@ -55,18 +55,18 @@ class Plan:
     record: dict[str, Any]
 
 
-def make_plan(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapping[str, Any] | None) -> Plan:
+def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapping[str, Any] | None) -> Plan:
     """Fit recipe, precision and batch to data set and machine; what is left at auto follows a stored run.
 
     Raises:
         UsageError: they cannot be fitted; the text says why.
     """
-    pictures = info.split("train").records
-    recipe = choose_recipe(config, pictures)
-    if recipe.batch_size > pictures:
+    images = info.split("train").records
+    recipe = choose_recipe(config, images)
+    if recipe.batch_size > images:
         raise UsageError(
-            f"a batch of {recipe.batch_size} is more than the {pictures} training pictures there are: "
-            f"use --batch-size {pictures} or less"
+            f"a batch of {recipe.batch_size} is more than the {images} training images there are: "
+            f"use --batch-size {images} or less"
         )
     if recipe.batch_size % ranks.world_size:
         raise UsageError(
@@ -75,9 +75,7 @@ def make_plan(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapp
         )
     per_rank = recipe.batch_size // ranks.world_size
     if per_rank == 1 and config.model == "alexnet-bn":
-        raise UsageError(
-            "alexnet-bn normalises over the batch, so it needs two pictures or more: use --batch-size 2 up"
-        )
+        raise UsageError("alexnet-bn normalises over the batch, so it needs two images or more: use --batch-size 2 up")
     asked = {"precision": config.precision, "backend": config.backend}
     if stored is not None:
         asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}
@@ -86,7 +84,7 @@ def make_plan(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mapp
         model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
         for epoch in range(recipe.epochs):
             feature_sizes(model.architecture, training_size(recipe, epoch, config.image_size))
-    steps = pictures // recipe.batch_size
+    steps = images // recipe.batch_size
     record = {
         "format": 1,
         "model": config.model,

@@ -2,7 +2,7 @@
 
 | recipe | what it is |
 |---|---|
-| fast | the default: the best accuracy for the time; batch size and learning rate follow the number of pictures |
+| fast | the default: the best accuracy for the time; batch size and learning rate follow the number of images |
 | paper | Krizhevsky, Sutskever, Hinton 2012, section 5: SGD, batch 128, rate 0.01 divided by 10 on a plateau |
 | notebook | what tutorials do: Adam at 1e-3, batch 64, 15 epochs |
 """
@@ -17,7 +17,7 @@ from typing import Any
 from ..config import RECIPES, Augmentation, TrainConfig
 from ..errors import UsageError
 
-_MOST_EPOCHS = 100_000  # whose sizes of pictures are looked at one by one before a run begins
+_MOST_EPOCHS = 100_000  # whose sizes of images are looked at one by one before a run begins
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
 
@@ -28,7 +28,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: pictures a step, over all ranks.
+        batch_size: images a step, over all ranks.
         optimizer: 'sgd' (with `momentum`, and `nesterov` or not) or 'adam' (betas 0.9 and 0.999).
         lr: peak learning rate.
         weight_decay: L2 penalty as in the papers: added to the gradient.
@@ -45,7 +45,7 @@ class Recipe:
         crop, area, flip: see `alexnet_fast.Augmentation`.
         color_noise: standard deviation of the PCA colour noise (paper, section 4.1; 0.1 there); 0: none.
         start_size: share of the image size at which training begins, growing in steps to the whole at `full_size_at`.
-        full_size_at: share of the epochs after which pictures have their whole size.
+        full_size_at: share of the epochs after which images have their whole size.
     """
 
     name: str
@@ -155,18 +155,18 @@ _FAST = Recipe(
     area=(0.25, 1.0),
     flip="alternate",
 )
-_FAST_STEPS_AN_EPOCH = 75  # below these, a smaller batch learns more from the same pictures
+_FAST_STEPS_AN_EPOCH = 75  # below these, a smaller batch learns more from the same images
 _NAMED = {"fast": _FAST, "paper": _PAPER, "notebook": _NOTEBOOK}
 
 
-def fast_batch_size(pictures: int) -> int:
+def fast_batch_size(images: int) -> int:
     """The batch size of `fast`: the power of two that gives about 75 steps an epoch or more, from 16 to 1,024."""
-    exponent = int(math.log2(max(1.0, pictures / _FAST_STEPS_AN_EPOCH)))
+    exponent = int(math.log2(max(1.0, images / _FAST_STEPS_AN_EPOCH)))
     return 1 << max(4, min(10, exponent))
 
 
-def choose_recipe(config: TrainConfig, pictures: int) -> Recipe:
-    """The recipe that `config` names, with its overrides, for a training split of so many pictures.
+def choose_recipe(config: TrainConfig, images: int) -> Recipe:
+    """The recipe that `config` names, with its overrides, for a training split of so many images.
 
     Raises:
         UsageError: an override is unknown or out of its range; the text says which.
@@ -186,7 +186,7 @@ def choose_recipe(config: TrainConfig, pictures: int) -> Recipe:
         given["area"] = tuple(given["area"])
     recipe = _NAMED[config.recipe]
     if config.recipe == "fast":
-        batch_size = given.get("batch_size", fast_batch_size(pictures))
+        batch_size = given.get("batch_size", fast_batch_size(images))
         recipe = replace(recipe, batch_size=batch_size, lr=_fast_lr(config.model, batch_size))
     return replace(recipe, **given)
 
@@ -222,7 +222,7 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int, plateau_scale: fl
 
 
 def training_size(recipe: Recipe, epoch: int, image_size: int) -> int:
-    """Side of the training pictures in `epoch`, counted from 0: grows from start_size to the whole, in eighths."""
+    """Side of the training images in `epoch`, counted from 0: grows from start_size to the whole, in eighths."""
     grown = 1.0 if recipe.full_size_at == 0 else min(1.0, epoch / (recipe.full_size_at * recipe.epochs))
     share = recipe.start_size + (1 - recipe.start_size) * grown
     step = max(1, image_size // 8)

@@ -15,7 +15,7 @@ from ..models import measured_gain
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .log import duration
-from .plan import Plan, Say, apply_loader_settings, differences, make_plan, resume_command
+from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
 from .run_folder import RunFolder, default_run_dir
 from .stopping import Stops
 from .trainer import Trainer
@@ -113,7 +113,7 @@ def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainRe
         else:
             ranks.on_main(lambda: None)
         stored = ranks.on_main(lambda: folder.read_config() if folder is not None else None)
-        plan = make_plan(config, info, ranks, stored)
+        plan = plan_run(config, info, ranks, stored)
         ranks.on_main(lambda: _settle(folder, plan, config, stored))
         saved = newest_checkpoint(run_dir) if stored is not None else None
         trainer = Trainer(plan, info, ranks, folder, stops, say)
@@ -182,7 +182,7 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: Path, say: 
     recipe, precision = plan.recipe, plan.precision
     say(
         f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {info.num_classes} classes, "
-        f"{plan.config.image_size} pixels) on {info.split('train').records:,} pictures; run folder {run_dir}"
+        f"{plan.config.image_size} pixels) on {info.split('train').records:,} images; run folder {run_dir}"
     )
     say(
         f"recipe {recipe.name}: {recipe.epochs} epochs of {plan.steps_per_epoch} steps, batch {recipe.batch_size}, "
@@ -216,7 +216,8 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
             "totals": {
                 "epochs": len(rows),
                 "steps": trainer.step,
-                "pictures": trainer.step * plan.recipe.batch_size,
+                "images": trainer.step * plan.recipe.batch_size,
+                "pictures": trainer.step * plan.recipe.batch_size,  # the old name of images
                 "seconds": round(trainer.seconds, 3),
                 "training_seconds": round(sum(row["seconds"] for row in rows), 3),
                 "warm_up_seconds": round(trainer.warm_up_seconds, 3),

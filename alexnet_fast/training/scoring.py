@@ -20,13 +20,13 @@ class Scores:
     """What one pass found.
 
     Attributes:
-        pictures: over all ranks. loss: mean cross-entropy, nats. top1, top5: fractions.
-        classes, probabilities: with ``keep=True``, (pictures, 5 or fewer) on the CPU, most likely first, in the order
+        images: over all ranks. loss: mean cross-entropy, nats. top1, top5: fractions.
+        classes, probabilities: with ``keep=True``, (images, 5 or fewer) on the CPU, most likely first, in the order
             of the batches of this rank.
-        labels: with ``keep=True``, (pictures,).
+        labels: with ``keep=True``, (images,).
     """
 
-    pictures: int
+    images: int
     loss: float
     top1: float
     top5: float
@@ -38,8 +38,8 @@ class Scores:
 def predict_logits(model: AlexNet, images: torch.Tensor, precision: Precision, tta: str = "none") -> torch.Tensor:
     """Float32 log-probabilities or logits (N, classes) of one batch.
 
-    With 'flip' the logits of each picture and its mirror image are averaged. With 'ten-crop' `images` are larger than
-    the network's pictures (256 for 224), and the softmaxes of four corners, the centre and their mirror images are
+    With 'flip' the logits of each image and its mirror image are averaged. With 'ten-crop' `images` are larger than
+    the network's images (256 for 224), and the softmaxes of four corners, the centre and their mirror images are
     averaged (Krizhevsky et al. 2012, section 4.1).
     """
     with precision.autocast():

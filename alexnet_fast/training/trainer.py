@@ -272,7 +272,7 @@ class Trainer:
             loader = self._train_loader = self._open("train", True, size)
             self.say(
                 f"loader {loader.description}"
-                + (f"; pictures of {size} pixels" if epoch or size < self.plan.config.image_size else "")
+                + (f"; images of {size} pixels" if epoch or size < self.plan.config.image_size else "")
             )
         return loader
 

@@ -1,10 +1,10 @@
-"""The limit: libjpeg-turbo decodes whole pictures from memory; nothing is cropped, resized or handed over."""
+"""The limit: libjpeg-turbo decodes whole images from memory; nothing is cropped, resized or handed over."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, main, pictures
+from common import Epoch, Job, defaults_of, list_images, main
 
 CANDIDATES = {"workers": (2, 1), "kind": ("threads", "processes"), "fast_idct": (False,)}
 FLOAT_CANDIDATES: dict[str, tuple] = {}
@@ -33,7 +33,7 @@ def open_epochs(job: Job) -> Epoch:
 
     global _FAST
     _FAST = bool(job.settings["fast_idct"])
-    _JPEGS[:] = [path.read_bytes() for path, _ in pictures(job.data)]
+    _JPEGS[:] = [path.read_bytes() for path, _ in list_images(job.data)]
     if job.settings["kind"] == "threads":
         pool = ThreadPoolExecutor(job.workers)
     else:
@@ -53,7 +53,7 @@ def open_epochs(job: Job) -> Epoch:
 
 
 def prepare(data: Path) -> None:
-    """Reads the picture files as they are."""
+    """Reads the image files as they are."""
 
 
 if __name__ == "__main__":

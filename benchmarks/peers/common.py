@@ -50,7 +50,7 @@ class Job:
 Epoch = Callable[[int], Iterable[tuple[Any, Any]]]
 
 
-def pictures(data: Path) -> list[tuple[Path, int]]:
+def list_images(data: Path) -> list[tuple[Path, int]]:
     """(file, label) of every record of a prepared data set, in the order in which the packed formats hold them."""
     rows = [line.split("\t") for line in (data / "pictures.tsv").read_text().splitlines()]
     return [(data / "jpeg" / path, int(label)) for path, label in rows]
@@ -79,7 +79,7 @@ def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 class Check:
-    """What the first epoch held: enough to tell a peer that skipped pictures, cropped otherwise or swapped channels."""
+    """What the first epoch held: enough to tell a peer that skipped images, cropped otherwise or swapped channels."""
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main, pictures
+from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, list_images, main
 
 CANDIDATES = {
     "decode": ("region", "whole"),
@@ -91,7 +91,7 @@ def prepare(data: Path) -> None:
     import lmdb
     from common import fresh
 
-    rows = pictures(data)
+    rows = list_images(data)
     out = fresh(data / FORMAT)
     size = sum(path.stat().st_size for path, _ in rows)
     env = lmdb.open(str(out), map_size=2 * size + (64 << 20) + 8192 * len(rows), lock=False)

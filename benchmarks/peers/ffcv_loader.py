@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import MEAN, STD, Epoch, Job, defaults_of, main, pictures
+from common import MEAN, STD, Epoch, Job, defaults_of, list_images, main
 
 CANDIDATES = {
     "store": ("jpg", "raw"),  # "raw": pixels, decoded when the file was written
@@ -64,15 +64,15 @@ def prepare(data: Path) -> None:
 
         def encode(self, destination, file, malloc):
             jpeg = np.frombuffer(Path(file).read_bytes(), np.uint8)
-            with Image.open(file) as picture:
-                destination["width"], destination["height"] = picture.size
+            with Image.open(file) as image:
+                destination["width"], destination["height"] = image.size
             destination["mode"] = 0
             destination["data_ptr"], storage = malloc(jpeg.nbytes)
             storage[:] = jpeg
 
     class Records:
         def __init__(self) -> None:
-            self.rows = pictures(data)
+            self.rows = list_images(data)
 
         def __len__(self) -> int:
             return len(self.rows)
@@ -84,8 +84,8 @@ def prepare(data: Path) -> None:
     class Decoded(Records):
         def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
             path, label = self.rows[i]
-            with Image.open(path) as picture:
-                return np.asarray(picture.convert("RGB")), label
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB")), label
 
     kinds = [(FORMAT, VerbatimJpeg(), Records)]
     if data.name.startswith("tiny"):  # where our resident backend holds pixels too

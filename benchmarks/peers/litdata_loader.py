@@ -1,10 +1,10 @@
-"""LitData: optimised chunks of encoded pictures, read by its StreamingDataset and StreamingDataLoader."""
+"""LitData: optimised chunks of encoded images, read by its StreamingDataset and StreamingDataLoader."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, fresh, main, pictures
+from common import Epoch, Job, defaults_of, fresh, list_images, main
 from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
@@ -47,7 +47,7 @@ def prepare(data: Path) -> None:
 
     optimize(
         fn=_record,
-        inputs=[(str(path), label) for path, label in pictures(data)],
+        inputs=[(str(path), label) for path, label in list_images(data)],
         output_dir=str(fresh(data / FORMAT)),
         chunk_bytes="16MB",
         num_workers=1,

@@ -1,10 +1,10 @@
-"""MosaicML Streaming: MDS shards of encoded pictures under a DataLoader."""
+"""MosaicML Streaming: MDS shards of encoded images under a DataLoader."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, fresh, main, pictures
+from common import Epoch, Job, defaults_of, fresh, list_images, main
 from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
@@ -17,7 +17,7 @@ def open_epochs(job: Job) -> Epoch:
     from streaming import StreamingDataLoader, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    class Pictures(StreamingDataset):
+    class Images(StreamingDataset):
         def __init__(self) -> None:
             super().__init__(
                 local=str(job.data / FORMAT), shuffle=True, batch_size=job.batch_size, num_canonical_nodes=1
@@ -31,7 +31,7 @@ def open_epochs(job: Job) -> Epoch:
     clean_stale_shared_memory()
     workers = job.workers
     loader = StreamingDataLoader(
-        Pictures(),
+        Images(),
         batch_size=job.batch_size,
         drop_last=True,
         num_workers=workers,
@@ -46,7 +46,7 @@ def prepare(data: Path) -> None:
 
     out = fresh(data / FORMAT)
     with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
-        for path, label in pictures(data):
+        for path, label in list_images(data):
             writer.write({"image": path.read_bytes(), "label": label})
 
 

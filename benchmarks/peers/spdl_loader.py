@@ -1,11 +1,11 @@
-"""SPDL: a pipeline of threads over the picture files; pictures decoded by FFmpeg through spdl.io, or as for others."""
+"""SPDL: a pipeline of threads over the image files; images decoded by FFmpeg through spdl.io, or as for others."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, main, pictures, random_crop
+from common import Epoch, Job, defaults_of, list_images, main, random_crop
 from transforms import Finish, Transform
 
 CANDIDATES = {
@@ -40,7 +40,7 @@ def open_epochs(job: Job) -> Epoch:
     from spdl.pipeline import PipelineBuilder
 
     torch.set_num_threads(1)
-    rows = pictures(job.data)
+    rows = list_images(job.data)
     ffmpeg = job.settings["decoder"] == "ffmpeg"
     decode = _ffmpeg(job.image_size) if ffmpeg else Transform(job)
     chunked = job.settings["unit"] == "chunk"
@@ -80,7 +80,7 @@ def open_epochs(job: Job) -> Epoch:
 
 
 def prepare(data: Path) -> None:
-    """Reads the picture files as they are."""
+    """Reads the image files as they are."""
 
 
 if __name__ == "__main__":

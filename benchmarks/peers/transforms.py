@@ -1,4 +1,4 @@
-"""JPEG bytes to a training picture, for the peers that read bytes and leave decoding to their user.
+"""JPEG bytes to a training image, for the peers that read bytes and leave decoding to their user.
 
 Two ways are candidates for each of them: torchvision (decode_jpeg and the v2 transforms on uint8), and simplejpeg with
 OpenCV's area resize.
@@ -16,7 +16,7 @@ NORMALISE = ("batch", "worker")
 
 
 class Transform:
-    """Bytes to one picture: CHW from torchvision, HWC from OpenCV; normalised float32 where workers normalise."""
+    """Bytes to one image: CHW from torchvision, HWC from OpenCV; normalised float32 where workers normalise."""
 
     def __init__(self, job: Job) -> None:
         self.size = job.image_size
@@ -64,10 +64,10 @@ class Transform:
         shift = (-np.array(MEAN, np.float32) / np.array(STD, np.float32)).astype(np.float32)
 
         def call(jpeg: Any) -> Any:
-            picture = simplejpeg.decode_jpeg(bytes(jpeg), "RGB")
-            top, left, h, w = random_crop(*picture.shape[:2])
+            image = simplejpeg.decode_jpeg(bytes(jpeg), "RGB")
+            top, left, h, w = random_crop(*image.shape[:2])
             out = cv2.resize(
-                picture[top : top + h, left : left + w], (self.size, self.size), interpolation=cv2.INTER_AREA
+                image[top : top + h, left : left + w], (self.size, self.size), interpolation=cv2.INTER_AREA
             )
             if random.random() < 0.5:
                 out = cv2.flip(out, 1)

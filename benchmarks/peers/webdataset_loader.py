@@ -1,10 +1,10 @@
-"""WebDataset: tar shards read in sequence by DataLoader workers, with a shuffle buffer of encoded pictures."""
+"""WebDataset: tar shards read in sequence by DataLoader workers, with a shuffle buffer of encoded images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, fresh, main, pictures
+from common import Epoch, Job, defaults_of, fresh, list_images, main
 from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
@@ -45,7 +45,7 @@ def _collate(samples):
 def prepare(data: Path) -> None:
     import webdataset as wds
 
-    rows = pictures(data)
+    rows = list_images(data)
     out = fresh(data / FORMAT)
     for shard in range(SHARDS):
         with wds.TarWriter(str(out / f"{shard:05d}.tar")) as tar:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def pictures(folder: str) -> list[tuple[str, int]]:
-    """(path, label) of every labelled picture of Tiny ImageNet's tree, or of any tree of class folders, shuffled.
+def images(folder: str) -> list[tuple[str, int]]:
+    """(path, label) of every labelled image of Tiny ImageNet's tree, or of any tree of class folders, shuffled.
 
     Shuffled, since a training set that is read in order has to be: pack shuffles too.
     """
@@ -34,12 +34,12 @@ def pictures(folder: str) -> list[tuple[str, int]]:
 
 
 def main(write: Callable[[list[tuple[str, int]], Path, int], None], package: str) -> None:
-    """Run as ``python ADAPTER.py FOLDER OUT WORKERS``; prints JSON: version, pictures, seconds after the imports."""
+    """Run as ``python ADAPTER.py FOLDER OUT WORKERS``; prints JSON: version, images, seconds after the imports."""
     folder, out, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     from importlib.metadata import version
 
     began = time.perf_counter()
-    rows = pictures(folder)
+    rows = images(folder)
     write(rows, out, workers)
     seconds = time.perf_counter() - began
     print(

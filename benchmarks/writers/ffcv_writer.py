@@ -16,8 +16,8 @@ class VerbatimJpeg(RGBImageField):
 
     def encode(self, destination, file, malloc):
         jpeg = np.fromfile(file, np.uint8)
-        with Image.open(file) as picture:
-            destination["width"], destination["height"] = picture.size
+        with Image.open(file) as image:
+            destination["width"], destination["height"] = image.size
         destination["mode"] = 0
         destination["data_ptr"], storage = malloc(jpeg.nbytes)
         storage[:] = jpeg

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_samples, pack_pictures
+from conftest import make_samples, pack_images
 
 from alexnet_fast.bench import Row, read_report
 from alexnet_fast.bench.processes import tree_usage
@@ -45,9 +45,9 @@ def run(*arguments: object, prefix: tuple[str, ...] = (), timeout: float = 240) 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 pictures: an epoch of a fraction of a second."""
+    """96 images: an epoch of a fraction of a second."""
     samples = make_samples("train", 96, 4, size=(96, 96))
-    return pack_pictures(tmp_path_factory.mktemp("tiny"), {"train": samples}, num_classes=4)
+    return pack_images(tmp_path_factory.mktemp("tiny"), {"train": samples}, num_classes=4)
 
 
 def loader_task(dataset: Path, **changes: Any) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def loader_task(dataset: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(
-    tiny: Path, make_pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    tiny: Path, make_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     """A sweep with everything in it, and its folder."""
-    folder = make_pictures(tmp_path_factory.mktemp("folder"), classes=3, per_class=16, size=(200, 150))
+    folder = make_images(tmp_path_factory.mktemp("folder"), classes=3, per_class=16, size=(200, 150))
     out = tmp_path_factory.mktemp("out") / "deeper"
     done = run(
         tiny, "--num-workers", "0,2", "--batch-size", "16,97", "--image-size", 32, "--seconds", 0.4, "--baseline",
@@ -102,7 +102,7 @@ def test_measures_each_setting_and_recommends_one_of_them(
         assert row.rate > 10 and row.start > 0
         assert row.peak_rss_mb is not None and 100 < row.peak_rss_mb < 20_000
         assert row.cpu_seconds_per_1k_images is not None and 0 < row.cpu_seconds_per_1k_images < 1000 / row.rate * 5
-        # An epoch of 96 or 48 pictures is over at once, so whole epochs are measured too.
+        # An epoch of 96 or 48 images is over at once, so whole epochs are measured too.
         assert row.first_epoch_s is not None and row.first_epoch_s >= row.start
     # A DataLoader's workers are processes of their own, and cost their memory.
     assert rows["imagefolder", 2].peak_rss_mb > rows["imagefolder", 0].peak_rss_mb * 1.5
@@ -114,7 +114,7 @@ def test_a_setting_that_cannot_run_is_a_row_with_its_reason(
 ) -> None:
     rows = [row for row in read_report(whole[1] / "bench-loader.json").measured.rows if row.batch_size == 97]
     assert [row.status for row in rows if row.backend == "torchvision"] == [
-        "a batch of 97 is more than the 96 pictures that there are"
+        "a batch of 97 is more than the 96 images that there are"
     ] * 2
     assert len(rows) == 4 and all(row.images_per_s is None for row in rows)
 
@@ -137,11 +137,11 @@ def test_explains_in_the_terminal_and_in_the_files(whole: tuple[subprocess.Compl
         assert sentence in text
     assert "--loader-settings" in done.stdout
     assert "Traceback" not in done.stderr
-    # 62 million weights against specks of pictures.
+    # 62 million weights against specks of images.
     assert re.search(r"so the device is slower than the loader: the best setting reads [\d.]+ times as fast", text)
     # Short epochs: what the start of worker processes costs is said with the epoch length that pays for it.
     said = " ".join(report.explanation)
-    assert re.search(r"ImageFolder by number of worker processes: 0: [\d,.]+, 2: [\d,.]+ pictures/s", said)
+    assert re.search(r"ImageFolder by number of worker processes: 0: [\d,.]+, 2: [\d,.]+ images/s", said)
     none, two = (row for row in report.measured.rows if row.backend == "imagefolder" and row.ok)
     if two.start > none.start:  # on cores that others use as well, it may come out the other way round
         pays = break_even(none, two)
@@ -167,15 +167,15 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Too few cores for more" in done.stdout
-    assert re.search(r"It is decode-bound: a picture \(96x96 pixels in the median\) takes [\d.]+ ms", done.stdout)
+    assert re.search(r"It is decode-bound: an image \(96x96 pixels in the median\) takes [\d.]+ ms", done.stdout)
     assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
 def test_a_disk_slower_than_the_work_is_named(tmp_path: Path) -> None:
-    # A quarter of a megabyte behind the end of each small picture: little to decode, and much to read.
+    # A quarter of a megabyte behind the end of each small image: little to decode, and much to read.
     ballast = os.urandom(BALLAST)
     samples = [(jpeg + ballast, label, key) for jpeg, label, key in make_samples("train", 64, 4, size=(64, 64))]
-    dataset = pack_pictures(tmp_path / "heavy", {"train": samples}, num_classes=4, shards=1)
+    dataset = pack_images(tmp_path / "heavy", {"train": samples}, num_classes=4, shards=1)
     if not on_a_disk(dataset):
         pytest.skip("needs a temporary folder on a disk: this one lies in memory")
     done = run(
@@ -212,7 +212,7 @@ def test_a_crash_is_a_row_and_a_stop_keeps_what_is_measured(tiny: Path, tmp_path
     for line in process.stderr:
         if "settings, up to" in line:
             os.kill(wait_for_cell(process.pid), signal.SIGSEGV)  # the first setting
-        if "pictures/s" in line:  # the second
+        if "images/s" in line:  # the second
             break
     cells = [wait_for_cell(process.pid)]  # the third
     process.send_signal(signal.SIGINT)
@@ -283,7 +283,7 @@ def test_a_cell_ends_with_the_sweep_that_started_it(tiny: Path) -> None:
         (["TINY", "--baseline", "no-such-folder"], "--baseline takes a folder of class folders"),
         (["TINY", "--backend", "magic"], "backend must be one of"),
         (["TINY", "--seconds", "0"], "seconds must be positive"),
-        (["TINY", "--batch-size", "97,128"], "a batch of 97 is more than the 96 pictures of split 'train'"),
+        (["TINY", "--batch-size", "97,128"], "a batch of 97 is more than the 96 images of split 'train'"),
         (["TINY", "--num-workers", "two"], "--num-workers takes whole numbers"),
     ],
 )
@@ -302,11 +302,11 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
         read_report(tmp_path / "other.json")
 
 
-def test_the_gil_is_named_where_pictures_are_specks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gil_is_named_where_images_are_specks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_FAST_NATIVE", "off")  # compiled code leaves Python little to do
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    specks = pack_pictures(tmp_path, {"train": make_samples("train", 96, 4, size=(12, 12))}, num_classes=4)
+    specks = pack_images(tmp_path, {"train": make_samples("train", 96, 4, size=(12, 12))}, num_classes=4)
     task = {
         "kind": "probe", "dataset": str(specks), "split": "train", "device": "cpu", "image_size": 8, "batch_size": 16,
         "seed": 0, "warm_seconds": 0.1,
@@ -352,7 +352,7 @@ def test_time_a_cell_is_cut_into_repeats_that_mean_something() -> None:
     assert repeats_of(6.0) == (3, 2.0)
 
 
-def test_repeated_split_holds_every_picture_so_many_times(tiny: Path, tmp_path: Path) -> None:
+def test_repeated_split_holds_every_image_so_many_times(tiny: Path, tmp_path: Path) -> None:
     repeat_split(tiny, "train", 3, tmp_path)
     one, three = ShardReader(tiny, "train"), ShardReader(tmp_path, "train")
     assert len(three) == 3 * len(one)

@@ -17,13 +17,13 @@ from alexnet_fast.bench.verdict import break_even, choose, training_rate
 
 ENVIRONMENT = Environment(
     device="cpu", device_name="Some CPU", machine="Some CPU", cores=2, affinity=2, cpu_quota=None, usable_cores=2,
-    memory_bytes=16_000_000_000, memory_available_bytes=12_000_000_000, dataset="pictures", split="train",
+    memory_bytes=16_000_000_000, memory_available_bytes=12_000_000_000, dataset="images", split="train",
     records=100_000, bytes=9_000_000_000, classes=1000, median_width=500, median_height=375, dtype="bfloat16",
     backends=("torchvision",), auto_backend="torchvision", auto_workers=2, versions={"torch": "2.14"},
     settings={"image_size": 224, "persistent_workers": True},
 )  # fmt: skip
 GPU = replace(ENVIRONMENT, device="cuda", device_name="Some GPU", cores=16, affinity=16, usable_cores=16)
-# A picture costs 2 ms of a core: 70% of it decoding.
+# An image costs 2 ms of a core: 70% of it decoding.
 STAGES = Stages(
     read=0.02, read_cold=0.1, decode=1.4, augment=0.48, collate=0.01, hand_over=0.02, copy=0.0, device_augment=0.1,
     threads=2, thread_scaling=1.95, process_scaling=1.97,
@@ -105,7 +105,7 @@ def test_on_a_gpu_speed_beyond_what_the_network_takes_counts_for_nothing() -> No
 def test_on_a_cpu_network_and_loader_share_the_cores() -> None:
     m = measured(row(0, 500, busy=1.0), row(2, 1000, busy=2.0), demand=200)
     none, two = m.rows
-    # Without workers they take turns: 2 ms and 5 ms a picture.
+    # Without workers they take turns: 2 ms and 5 ms an image.
     assert training_rate(none, m) == pytest.approx(1 / 0.007)
     # With workers 2 ms of one of two cores' time, and 5 ms of both.
     assert training_rate(two, m) == pytest.approx(1 / 0.006)
@@ -114,9 +114,9 @@ def test_on_a_cpu_network_and_loader_share_the_cores() -> None:
 
 def test_break_even_is_where_both_end_together() -> None:
     few, many = row(0, 500, first_batch_s=0.5), row(2, 1000, first_batch_s=2.5)
-    pictures = break_even(few, many)
-    assert pictures == pytest.approx(2000)
-    assert 0.5 + pictures / 500 == pytest.approx(2.5 + pictures / 1000)
+    images = break_even(few, many)
+    assert images == pytest.approx(2000)
+    assert 0.5 + images / 500 == pytest.approx(2.5 + images / 1000)
     assert break_even(few, row(2, 400, first_batch_s=2.5)) is None
 
 
@@ -125,7 +125,7 @@ def test_break_even_is_where_both_end_together() -> None:
 
 def test_says_best_gain_and_default() -> None:
     text = said(measured(row(0, 500), row(2, 990), row(4, 900)))
-    assert "Best setting: torchvision, 2 workers, batch 128: 990 pictures/s (repeats 1% apart)" in text
+    assert "Best setting: torchvision, 2 workers, batch 128: 990 images/s (repeats 1% apart)" in text
     assert "2 times the 500 of num_workers=0" in text
     assert "it is also what the default, auto, takes here" in text
     other = said(measured(row(0, 500), row(2, 990), row(4, 1490)))
@@ -145,7 +145,7 @@ def test_says_why_the_highest_figure_is_not_taken() -> None:
 
 def test_device_slower_than_the_loader() -> None:
     text = said(measured(row(4, 8000), row(8, 9000), environment=GPU, demand=6000))
-    assert "alexnet by itself trains on 6,000 pictures/s on this device (Some GPU, bf16, batch 128)" in text
+    assert "alexnet by itself trains on 6,000 images/s on this device (Some GPU, bf16, batch 128)" in text
     assert (
         "the device is slower than the loader: the best setting feeds it with 33% to spare; all of the 2 settings feed"
         in text
@@ -154,7 +154,7 @@ def test_device_slower_than_the_loader() -> None:
     assert (
         "the device is slower than the loader: the best setting reads 10 times as fast; all of the 2 settings" in on_cpu
     )
-    assert "Both share the cores: expect about 90.9 pictures/s" in on_cpu
+    assert "Both share the cores: expect about 90.9 images/s" in on_cpu
     assert "9% less than without reading" in on_cpu
 
 
@@ -166,7 +166,7 @@ def test_loader_slower_than_the_device() -> None:
 def test_a_default_that_training_would_not_tell_apart() -> None:
     text = said(measured(row(0, 5000, busy=1.0), row(2, 9900, busy=2.0), demand=50))
     assert "that is 49% less than the default, auto, which takes torchvision with 2 workers (9,900)" in text
-    assert "but training would not tell them apart (49.5 and 49.7 pictures/s)" in text
+    assert "but training would not tell them apart (49.5 and 49.7 images/s)" in text
 
 
 def test_a_machine_that_others_use_as_well() -> None:
@@ -187,7 +187,7 @@ def test_too_few_cores_and_decode_bound() -> None:
     assert "More workers help up to 2: 2 workers read 2 times as fast as no workers; 4 workers are as fast." in text
     assert "Too few cores for more: 2 workers keep 2.0 of the 2 usable cores busy;" in text
     assert (
-        "It is decode-bound: a picture (500x375 pixels in the median) takes 2.00 ms of one core: decoding 1.40 ms (70%)"
+        "It is decode-bound: an image (500x375 pixels in the median) takes 2.00 ms of one core: decoding 1.40 ms (70%)"
         in text
     )
 
@@ -209,7 +209,7 @@ def test_other_programs_on_the_cores_are_named() -> None:
 
 def test_workers_that_slow_reading_down() -> None:
     text = said(measured(row(0, 1000, busy=1.0), row(2, 900, busy=1.9), row(4, 700, busy=2.0)))
-    assert "More workers do not help: 4 workers read 30% slower than no workers (700 against 1,000 pictures/s)." in text
+    assert "More workers do not help: 4 workers read 30% slower than no workers (700 against 1,000 images/s)." in text
     assert "Too few cores" in text
 
 
@@ -227,9 +227,9 @@ def test_start_up_outweighs_a_short_epoch() -> None:
     text = said(measured(*rows, environment=short))
     assert (
         "Start-up: the first batch comes after 0.5 s with no workers and after 2.5 s with 2 workers: 2 workers pay "
-        "from 2,000 pictures an epoch on, and this split has 500, so start-up outweighs them" in text
+        "from 2,000 images an epoch on, and this split has 500, so start-up outweighs them" in text
     )
-    assert "measured, the first epoch of its 500 pictures takes 1.4 s and 2.9 s" in text
+    assert "measured, the first epoch of its 500 images takes 1.4 s and 2.9 s" in text
     idle = (rows[0], replace(rows[1], images_per_s=505.0))
     assert "2 workers read no faster and never win that back" in said(measured(*idle, environment=short))
     quick = (rows[0], replace(rows[1], first_epoch_s=1.2))
@@ -237,7 +237,7 @@ def test_start_up_outweighs_a_short_epoch() -> None:
         measured(*quick, environment=short)
     )
     long = said(measured(*rows))
-    assert "2 workers pay from 2,000 pictures on; this split has 100,000" in long
+    assert "2 workers pay from 2,000 images on; this split has 100,000" in long
 
 
 def test_read_bound_cold_and_warm() -> None:
@@ -247,16 +247,16 @@ def test_read_bound_cold_and_warm() -> None:
     assert (
         "The first epoch is read-bound: a record takes 12.50 ms from the disk and 0.02 ms from the page cache" in text
     )
-    assert "each reader gets 80 pictures/s at most; later epochs are not, because the split (9 GB) fits" in text
+    assert "each reader gets 80 images/s at most; later epochs are not, because the split (9 GB) fits" in text
     large = replace(ENVIRONMENT, bytes=140_000_000_000)
     assert "Every epoch is read-bound" in said(measured(*rows, environment=large, read_cold=12.5))
     warm = said(measured(row(2, 990, busy=2.0), row(4, 990, busy=2.0), read=3.0, read_cold=4.0))
-    assert "It is read-bound: a picture" in warm
+    assert "It is read-bound: an image" in warm
     assert "Every epoch is read-bound, even with its records in memory: a record takes 4.00 ms" in warm
-    # 12.5 ms and 1.98 ms of other work are 69 pictures/s, and the network takes no more than 50.
+    # 12.5 ms and 1.98 ms of other work are 69 images/s, and the network takes no more than 50.
     slow = said(measured(*rows, read_cold=12.5, demand=50))
     assert "Training does not wait for the disk, not even in the first epoch" in slow
-    assert "so a single reader gets 69.1 pictures/s from a cold disk, and alexnet takes 50" in slow
+    assert "so a single reader gets 69.1 images/s from a cold disk, and alexnet takes 50" in slow
     assert "The first epoch is read-bound" in said(measured(*rows, read_cold=12.5, demand=60))
 
 
@@ -264,7 +264,7 @@ def test_hand_over_bound() -> None:
     rows = row(2, 5000, busy=1.2), row(4, 5100, busy=1.2)
     text = said(measured(*rows, environment=GPU, device_augment=0.18, copy=0.01))
     assert "It is hand-over-bound: copying batches to the device and finishing them there takes 0.19 ms" in text
-    assert "alone allows 5,263 pictures/s" in text
+    assert "alone allows 5,263 images/s" in text
 
 
 def test_gil() -> None:
@@ -272,7 +272,7 @@ def test_gil() -> None:
     quick = {"device_augment": 0.001, "collate": 0.0}
     text = said(measured(*rows, thread_scaling=1.1, process_scaling=1.9, **quick))
     assert "The GIL is in the way: 2 threads" in text
-    assert "reach 1.1 times the pictures of one, 2 processes in the same seconds 1.9 times" in text
+    assert "reach 1.1 times the images of one, 2 processes in the same seconds 1.9 times" in text
     assert "GIL" not in said(measured(*rows, thread_scaling=1.9, process_scaling=1.9, **quick))
     processes = [replace(r, worker_kind="process") for r in rows]
     assert "GIL" not in said(measured(*processes, thread_scaling=1.1, process_scaling=1.9, **quick))
@@ -299,11 +299,9 @@ def test_workers_are_judged_where_the_best_backend_needs_none() -> None:
 def test_what_packing_gains() -> None:
     folder = [row(n, rate, backend="imagefolder") for n, rate in ((0, 200.0), (2, 330.0))]
     text = said(measured(row(2, 990, busy=2.0), *folder))
-    assert (
-        "ImageFolder with a plain DataLoader reads the folder at 330 pictures/s at best (2 workers, batch 128)" in text
-    )
+    assert "ImageFolder with a plain DataLoader reads the folder at 330 images/s at best (2 workers, batch 128)" in text
     assert "packed, the best setting reads 3 times as fast" in text
-    assert "ImageFolder by number of worker processes: 0: 200, 2: 330 pictures/s." in text
+    assert "ImageFolder by number of worker processes: 0: 200, 2: 330 images/s." in text
     slow = [replace(r, open_s=3.9, first_batch_s=5.0) for r in folder]
     assert "Looking through its 100,000 files takes 3.9 s before it begins." in said(measured(row(2, 990), *slow))
 

@@ -123,8 +123,8 @@ def test_requirements_name_packages_and_versions_alone():
             assert name and version and "/" not in line and not line.startswith("-"), f"{path.name}: {line}"
 
 
-def test_a_side_by_side_run_from_pictures_to_table(loaders, tables, make_pictures, tmp_path):
-    source = make_pictures(tmp_path / "pictures", classes=3, per_class=4, size=(48, 40))
+def test_a_side_by_side_run_from_images_to_table(loaders, tables, make_images, tmp_path):
+    source = make_images(tmp_path / "pictures", classes=3, per_class=4, size=(48, 40))
     envs, work, out = tmp_path / "envs", tmp_path / "work", tmp_path / "result.json"
     for name in ("ours", "torchvision"):
         python = envs / name / "bin" / "python"
@@ -143,14 +143,14 @@ def test_a_side_by_side_run_from_pictures_to_table(loaders, tables, make_picture
     assert ours["labels"] == theirs["labels"]
     assert ours["pixel_mean"] == pytest.approx(theirs["pixel_mean"], abs=3)
     assert ours["pixel_std"] == pytest.approx(theirs["pixel_std"], abs=3)
-    # A run that read fewer pictures than there are is told.
+    # A run that read fewer images than there are is told.
     (work / "p" / "data.json").write_text(json.dumps({**case["data"], "records": 3072}))
     found = loaders.problems(case["peers"]["alexnet-fast"]["runs"][0], work / "p", loaders.BY_NAME["alexnet-fast"])
     assert found == ["epoch 0: 1536 of 3072", "epoch 1: 1536 of 3072"]
 
 
-def test_packing_side_by_side_from_pictures_to_table(tables, make_pictures, tmp_path):
-    source, out = make_pictures(tmp_path / "pictures", classes=3, per_class=4), tmp_path / "result.json"
+def test_packing_side_by_side_from_images_to_table(tables, make_images, tmp_path):
+    source, out = make_images(tmp_path / "pictures", classes=3, per_class=4), tmp_path / "result.json"
     command = [sys.executable, str(BENCHMARKS / "pack.py"), str(source), "--envs", str(tmp_path / "none")]
     subprocess.run([*command, "--work", str(tmp_path / "work"), "--out", str(out), "--rounds", "1"], check=True)
     result = json.loads(out.read_text())
@@ -158,7 +158,7 @@ def test_packing_side_by_side_from_pictures_to_table(tables, make_pictures, tmp_
     ours = result["summary"]["seconds"]["alexnet-fast"]
     assert ours["working"] < ours["median"]
     rows = tables.pack_tables.table(result).splitlines()
-    assert rows[0].startswith("12 pictures")
+    assert rows[0].startswith("12 images")
     assert sorted(row.split("|")[1].strip() for row in rows[4:]) == ["**alexnet-fast pack**", "`cp -r`"]
 
 

@@ -68,5 +68,5 @@ def test_a_rate_whose_pixels_were_wrong_is_not_counted(gpu: ModuleType) -> None:
         {"section": "train", "cell": {"data": "full", "prefetch": 4}, "status": "crashed with signal 11"},
     ]  # fmt: skip
     result = {"rows": rows, "environment": {"gpu": {"name": "some GPU"}}}
-    assert "End to end 40 pictures/s, 80% of the step alone" in gpu_tables.summary(result)
+    assert "End to end 40 images/s, 80% of the step alone" in gpu_tables.summary(result)
     assert "GPU waits 25.0%" in gpu_tables.line_of(rows[3]) and "crashed" in gpu_tables.line_of(rows[5])

@@ -34,7 +34,7 @@ from alexnet_fast.training.checkpoint import load_checkpoint, newest_checkpoint,
 RECORDS = 60
 LABELS = [i % 4 for i in range(RECORDS)]
 # Small ones lie within LMDB's leaf pages, large ones in pages of their own.
-PICTURES = [bytes([65 + i % 26]) * [30, 700, 1900, 2600, 9000][i % 5] for i in range(RECORDS)]
+IMAGES = [bytes([65 + i % 26]) * [30, 700, 1900, 2600, 9000][i % 5] for i in range(RECORDS)]
 FLIPS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -42,8 +42,8 @@ FLIPS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rot")
     with ShardWriter(folder, "train-00000-of-00001") as writer:
-        for number, picture in enumerate(PICTURES):
-            writer.add(picture, label=LABELS[number], width=4, height=4, key=f"k{number}")
+        for number, image in enumerate(IMAGES):
+            writer.add(image, label=LABELS[number], width=4, height=4, key=f"k{number}")
         info = writer.finish()
     split = SplitInfo(records=RECORDS, bytes=info.bytes, labelled=True, shards=(info,))
     classes = tuple(ClassInfo(index=i, wnid=f"n{i}", name=f"c{i}") for i in range(4))
@@ -58,8 +58,8 @@ def classes_of_bytes(content: bytes, page: int = 4096) -> dict[str, list[int]]:
         flags = int.from_bytes(content[start + 10 : start + 12], "little")
         own = int.from_bytes(content[start : start + 8], "little") == start // page
         if not own or flags not in (1, 2):
-            found.setdefault("pages of large pictures", []).extend(range(start, start + page, 7))
-            found.setdefault("headers of large pictures", []).extend(range(start, start + 24))
+            found.setdefault("pages of large images", []).extend(range(start, start + page, 7))
+            found.setdefault("headers of large images", []).extend(range(start, start + 24))
             continue
         kind = "branch" if flags == 1 else "leaf"
         lower = int.from_bytes(content[start + 12 : start + 14], "little")
@@ -78,14 +78,14 @@ def read_everything(folder: Path) -> list[str]:
     reader = ShardReader(folder, "train")
     assert reader.labels.tolist() == LABELS
     results = []
-    for record, picture in enumerate(PICTURES):
+    for record, image in enumerate(IMAGES):
         try:
             found = reader.read(record)
         except DamagedDataError:
             results.append("refused")
             continue
-        assert len(found) == len(picture)
-        results.append("right" if found == picture else "changed")
+        assert len(found) == len(image)
+        results.append("right" if found == image else "changed")
     reader.close()
     return results
 
@@ -105,7 +105,7 @@ def test_any_flipped_bit_of_a_shard_is_harmless_and_found(dataset):
         content[byte] ^= 1 << bit
         path.write_bytes(content)
         results = read_everything(dataset)
-        assert results.count("right") >= RECORDS - 1  # one bit spoils one picture at most
+        assert results.count("right") >= RECORDS - 1  # one bit spoils one image at most
         report = verify(dataset, workers=0)
         assert not report.ok
         if "right" not in (worst := min(results)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_samples, pack_pictures
+from conftest import make_samples, pack_images
 
 from alexnet_fast import DamagedDataError, ShardReader
 
@@ -45,7 +45,7 @@ def test_views_of_a_pickled_reader(packed: Path) -> None:
 
 
 def test_a_record_that_does_not_match_is_named(tmp_path: Path) -> None:
-    dataset = pack_pictures(tmp_path / "data", {"train": make_samples("train", 12, 3)}, num_classes=3, shards=1)
+    dataset = pack_images(tmp_path / "data", {"train": make_samples("train", 12, 3)}, num_classes=3, shards=1)
     reader = ShardReader(dataset, "train")
     data = dataset / reader.split_info.shards[0].path / "data.mdb"
     content = bytearray(data.read_bytes())

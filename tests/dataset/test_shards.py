@@ -19,7 +19,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from conftest import draw_picture, encode, make_samples, pack_pictures
+from conftest import draw_image, encode, make_samples, pack_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,11 +45,11 @@ INT32 = st.integers(-(2**31), 2**31 - 1)
 
 
 def write_shard(
-    folder: Path, pictures: list[bytes], *, labels: list[int] | None = None, name: str = "train-00000-of-00001"
+    folder: Path, images: list[bytes], *, labels: list[int] | None = None, name: str = "train-00000-of-00001"
 ):
     with ShardWriter(folder, name) as writer:
-        for number, picture in enumerate(pictures):
-            writer.add(picture, label=labels[number] if labels else 0, width=3, height=2, key=f"key {number}")
+        for number, image in enumerate(images):
+            writer.add(image, label=labels[number] if labels else 0, width=3, height=2, key=f"key {number}")
         return writer.finish()
 
 
@@ -221,10 +221,10 @@ def test_dali_reads_our_shards(tmp_path):
     from nvidia.dali import fn, pipeline_def
 
     random = np.random.default_rng(0)
-    pictures = [encode(draw_picture(i, i, (8 + 40 * (i % 5), 8))) + random.bytes(i * 37 % 3000) for i in range(40)]
+    images = [encode(draw_image(i, i, (8 + 40 * (i % 5), 8))) + random.bytes(i * 37 % 3000) for i in range(40)]
     labels = [[0, 1, 127, 128, 255, 999, 20000, -1][i % 8] for i in range(40)]
     infos = [
-        write_shard(tmp_path, pictures[i : i + 20], labels=labels[i : i + 20], name=shard_name("train", i // 20, 2))
+        write_shard(tmp_path, images[i : i + 20], labels=labels[i : i + 20], name=shard_name("train", i // 20, 2))
         for i in (0, 20)
     ]
 
@@ -240,7 +240,7 @@ def test_dali_reads_our_shards(tmp_path):
     for _ in range(8):
         data, label = reading.run()
         seen += [(bytes(np.array(data[i])), int(np.array(label[i]).item())) for i in range(5)]
-    assert seen == list(zip(pictures, labels, strict=True))
+    assert seen == list(zip(images, labels, strict=True))
 
 
 @given(st.lists(st.sampled_from([0, 1, 30, 1990, 2010, 2030, 2040, 4060, 4096, 9000]), max_size=120), st.booleans())
@@ -248,8 +248,8 @@ def test_dali_reads_our_shards(tmp_path):
 def test_places_are_those_that_liblmdb_finds(tmp_path_factory, sizes, other_first):
     """Small values lie in leaf pages, large ones in pages of their own; both at the offsets that the walk gives."""
     folder = tmp_path_factory.mktemp("places")
-    pictures = [bytes([i % 251]) * size for i, size in enumerate(sizes)]
-    info = write_shard(folder, pictures)
+    images = [bytes([i % 251]) * size for i, size in enumerate(sizes)]
+    info = write_shard(folder, images)
     path = folder / info.path / "data.mdb"
     offsets, lengths = value_places(path)
     content = path.read_bytes()
@@ -259,12 +259,12 @@ def test_places_are_those_that_liblmdb_finds(tmp_path_factory, sizes, other_firs
 
 
 def test_a_tree_of_three_levels(tmp_path):
-    pictures = [number.to_bytes(4, "big") * 100 for number in range(20_000)]
-    info = write_shard(tmp_path, pictures)
+    images = [number.to_bytes(4, "big") * 100 for number in range(20_000)]
+    info = write_shard(tmp_path, images)
     reader = ShardReader(write_dataset(tmp_path, [info]), "train")
     with lmdb.open(str(tmp_path / info.path), readonly=True, lock=False) as env:
         assert env.stat()["depth"] == 3
-    assert reader.read_many(range(20_000)) == pictures
+    assert reader.read_many(range(20_000)) == images
     reader.close()
 
 
@@ -274,10 +274,10 @@ def test_a_tree_of_three_levels(tmp_path):
 def test_the_map_grows(tmp_path):
     """Far more than the map holds at first, in one commit and over several: nothing is lost or doubled."""
     random = np.random.default_rng(1)
-    pictures = [random.bytes(400_000) for _ in range(120)]  # 48 MB in a map that begins at 16 MiB
-    reader = ShardReader(write_dataset(tmp_path, [write_shard(tmp_path, pictures)]), "train")
-    assert reader.read_many(range(120)) == pictures
-    assert (tmp_path / "train-00000-of-00001.lmdb/data.mdb").stat().st_size < 1.02 * sum(map(len, pictures))
+    images = [random.bytes(400_000) for _ in range(120)]  # 48 MB in a map that begins at 16 MiB
+    reader = ShardReader(write_dataset(tmp_path, [write_shard(tmp_path, images)]), "train")
+    assert reader.read_many(range(120)) == images
+    assert (tmp_path / "train-00000-of-00001.lmdb/data.mdb").stat().st_size < 1.02 * sum(map(len, images))
     reader.close()
 
 
@@ -299,7 +299,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path):
 def test_a_killed_writers_leftover_is_replaced(tmp_path):
     script = """
         import os, sys, pathlib
-        from alexnet_fast.shards import ShardWriter
+        from alexnet_fast.dataset import ShardWriter
         writer = ShardWriter(pathlib.Path(sys.argv[1]), "train-00000-of-00001")
         for i in range(1000):
             writer.add(os.urandom(40_000), label=0, width=1, height=1, key="k")
@@ -494,7 +494,7 @@ def test_a_thousand_shards_and_few_file_descriptors(tmp_path):
         import os, resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         import numpy as np
-        from alexnet_fast.shards import ShardReader
+        from alexnet_fast.dataset import ShardReader
         before = len(os.listdir("/proc/self/fd"))
         reader = ShardReader(sys.argv[1], "train")
         for seed in range(3):
@@ -739,5 +739,5 @@ def test_a_pickle_in_place_of_an_index_does_not_run(tmp_path):
 
 
 def test_shared_fixture_is_sound(tmp_path):
-    dataset = pack_pictures(tmp_path, {"train": make_samples("train", 6, 2)}, num_classes=2)
+    dataset = pack_images(tmp_path, {"train": make_samples("train", 6, 2)}, num_classes=2)
     assert len(ShardReader(dataset, "train")) == 6

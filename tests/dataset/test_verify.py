@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_pack import jpeg, write_files
+from source_files import jpeg, write_files
 
 from alexnet_fast.dataset import ShardReader, read_dataset_info, verify, write_dataset_info
 from alexnet_fast.errors import DamagedDataError, UsageError
@@ -67,13 +67,13 @@ def test_a_flipped_bit_anywhere_is_found(packed):
 
 def test_a_bad_record_is_named(packed):
     reader = ShardReader(packed, "train")
-    picture, key = reader.read(0), reader.key(0)
+    image, key = reader.read(0), reader.key(0)
     shard = reader.split_info.shards[0]
     reader.close()
     data = packed / shard.path / "data.mdb"
     content = data.read_bytes()
-    assert content.count(picture) == 1
-    flip(data, content.index(picture) + len(picture) // 2, 3)
+    assert content.count(image) == 1
+    flip(data, content.index(image) + len(image) // 2, 3)
     done = run_verify(packed)
     assert done.returncode == 1
     assert f"record 0 of {shard.path} (key '{key}'): its bytes differ" in done.stderr

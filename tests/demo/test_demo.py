@@ -1,4 +1,4 @@
-"""The demo, small: its pictures, and every file that its summary names."""
+"""The demo, small: its images, and every file that its summary names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.demo import demo
-from alexnet_fast.demo.images import CLASSES, draw, make_pictures
+from alexnet_fast.demo.images import CLASSES, draw, make_images
 from alexnet_fast.errors import UsageError
 
 
-def test_pictures_are_real_jpegs_of_several_sizes_with_the_oddities_of_imagenet(tmp_path):
-    assert make_pictures(tmp_path, train=8, val=3) == 11 * len(CLASSES)
+def test_images_are_real_jpegs_of_several_sizes_with_the_oddities_of_imagenet(tmp_path):
+    assert make_images(tmp_path, train=8, val=3) == 11 * len(CLASSES)
     kinds, sizes = Counter(), set()
     for path in sorted(tmp_path.rglob("*.jpg")):
         with Image.open(path) as image:
@@ -30,7 +30,7 @@ def test_pictures_are_real_jpegs_of_several_sizes_with_the_oddities_of_imagenet(
     assert len(sizes) > 3
 
 
-def test_pictures_are_a_function_of_the_seed_and_differ_from_each_other():
+def test_images_are_a_function_of_the_seed_and_differ_from_each_other():
     first, again, other = (np.asarray(draw("ring", np.random.default_rng(n))) for n in (1, 1, 2))
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "num-workers.json"
 
 
-def test_suite_ends_with_one_summary(tmp_path: Path, make_pictures: Callable[..., Path]) -> None:
-    pictures = make_pictures(tmp_path / "pictures", classes=2, per_class=40, size=(96, 96))
+def test_suite_ends_with_one_summary(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    images = make_images(tmp_path / "images", classes=2, per_class=40, size=(96, 96))
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "suite.py", "--pictures", pictures, "--only", "pack", "--seconds", "0.3",
+        [sys.executable, ROOT / "benchmarks" / "suite.py", "--images", images, "--only", "pack", "--seconds", "0.3",
          "--out", tmp_path / "suite.json"],
         capture_output=True, text=True, timeout=120, cwd=ROOT,
     )  # fmt: skip

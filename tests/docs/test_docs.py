@@ -86,7 +86,7 @@ def test_the_reader_of_the_format_page_reads_what_pack_writes(packed):
         assert list(scope["read_split"](packed, split)) == expected
 
 
-def test_both_readmes_show_the_same_runs_and_pictures():
+def test_both_readmes_show_the_same_runs_and_images():
     shown = []
     for name in ("README.md", "README.zh-CN.md"):
         text = (ROOT / name).read_text(encoding="utf-8")

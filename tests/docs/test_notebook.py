@@ -15,10 +15,10 @@ pytest.importorskip("ipykernel")
 # The kernel is a process of its own; what jupyter's client warns of on the way there is not ours.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="examples/ does not come with this copy")
-def test_the_notebook_runs(tmp_path, monkeypatch, make_pictures):
+def test_the_notebook_runs(tmp_path, monkeypatch, make_images):
     folder = tmp_path / "my note book"
     for split, count in (("train", 16), ("val", 6)):
-        make_pictures(folder / "source" / split, classes=3, per_class=count, size=(64, 64))
+        make_images(folder / "source" / split, classes=3, per_class=count, size=(64, 64))
     values = {
         "TINY_IMAGENET": folder / "source",
         "NOTEBOOK_WORK": folder / "out",
@@ -39,8 +39,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch, make_pictures):
     assert "best epoch 1" in text
     assert "it is: " in text
     assert (folder / "out" / "report" / "index.html").exists()
-    pictures = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
-    assert sum("image/png" in o["data"] for o in pictures) == 2  # the batch and the curves
+    images = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
+    assert sum("image/png" in o["data"] for o in images) == 2  # the batch and the curves
 
 
 def test_the_notebook_is_kept_without_outputs():

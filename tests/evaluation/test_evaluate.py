@@ -39,7 +39,7 @@ def test_the_scores_are_those_counted_by_hand(run, packed_small, tmp_path):
     with open_loader(config) as loader, torch.no_grad():
         logits, labels = zip(*[(model(images), labels) for images, labels in loader], strict=True)
     logits, labels = torch.cat(logits), torch.cat(labels)
-    assert result.pictures == len(labels) == 23
+    assert result.images == len(labels) == 23
     assert result.top1 == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
     assert result.top5 == 1.0  # four classes
@@ -51,7 +51,8 @@ def test_the_scores_are_those_counted_by_hand(run, packed_small, tmp_path):
     result.write_json(tmp_path / "scores.json")
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content == {
-        "split": "val", "pictures": 23, "top1": result.top1, "top5": 1.0, "loss": result.loss, "tta": "none"
+        "split": "val", "images": 23, "pictures": 23, "top1": result.top1, "top5": 1.0, "loss": result.loss,
+        "tta": "none",
     }  # fmt: skip
     assert "top-1" in result.closing_lines() and "best.pt" in result.closing_lines()
 
@@ -80,7 +81,7 @@ def test_ten_crop_averages_the_softmax_of_ten_views(run, packed, monkeypatch):
         expected = torch.stack([model(view).softmax(1) for view in views]).mean(0)
         found = predict_logits(model, images, Precision("fp32", "cpu", ""), "ten-crop")
     torch.testing.assert_close(found.softmax(1), expected, atol=1e-5, rtol=1e-4)
-    assert evaluate_here(run, packed, tta="ten-crop").pictures == 23
+    assert evaluate_here(run, packed, tta="ten-crop").images == 23
 
 
 def test_ten_crop_sees_the_whole_centre_square(packed):

@@ -10,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import make_samples, pack_pictures
+from conftest import make_samples, pack_images
 from PIL import Image
 
 from alexnet_fast import read_dataset_info
@@ -59,9 +59,9 @@ widths.forEach((width, frameAt) => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A page on 24 pictures of four classes, of which every third was taken for another class."""
+    """A page on 24 images of four classes, of which every third was taken for another class."""
     folder = tmp_path_factory.mktemp("report")
-    dataset = pack_pictures(folder / "data", {"val": make_samples("val", 24, 4)}, num_classes=4)
+    dataset = pack_images(folder / "data", {"val": make_samples("val", 24, 4)}, num_classes=4)
     info = read_dataset_info(dataset)
     from alexnet_fast import ShardReader
 
@@ -76,7 +76,7 @@ def report(tmp_path_factory):
     classes = tuple(type(c)(index=c.index, wnid=c.wnid, name=name) for c, name in zip(info.classes, NAMES, strict=True))
     result = EvalResult(
         run=folder / "run", dataset=dataset, split="val", tta="none", description="alexnet at 32 pixels, best.pt",
-        pictures=24, loss=1.1, top1=16 / 24, top5=1.0, seconds=1.0, classes=classes, labels=labels,
+        images=24, loss=1.1, top1=16 / 24, top5=1.0, seconds=1.0, classes=classes, labels=labels,
         predictions=np.stack([first, (first + 1) % 4], axis=1), probabilities=np.tile([[0.7, 0.2]], (24, 1)),
     )  # fmt: skip
     return write_report(result, folder / "a report 图片")
@@ -104,7 +104,7 @@ def test_chromium_shows_the_page_whole_on_wide_and_narrow_windows(report, tmp_pa
     for view in views:
         assert view["errors"] == view["requests"] == []
         assert view["scroll"] <= view["width"], "the page is wider than its window"
-        assert len(view["images"]) == 24 + 2  # each picture, the curves and the confusion
+        assert len(view["images"]) == 24 + 2  # each image, the curves and the confusion
         assert all(complete and width > 0 and words for complete, width, words in view["images"])
         assert view["bold"] == 0  # a name with tags in it is text
         for up, down in view["sorted"]:
@@ -116,10 +116,10 @@ def test_chromium_shows_the_page_whole_on_wide_and_narrow_windows(report, tmp_pa
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_chromium_draws_the_page(report, tmp_path):
-    picture = tmp_path / "page.png"
-    chromium(tmp_path, "--window-size=1180,2400", f"--screenshot={picture}", report.as_uri())
-    with Image.open(picture) as image:
+    page = tmp_path / "page.png"
+    chromium(tmp_path, "--window-size=1180,2400", f"--screenshot={page}", report.as_uri())
+    with Image.open(page) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape[1] == 1180
-    for band in np.array_split(pixels, 6):  # from its head down to the pictures there is something everywhere
+    for band in np.array_split(pixels, 6):  # from its head down to the images there is something everywhere
         assert band.std() > 3

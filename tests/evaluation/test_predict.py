@@ -1,4 +1,4 @@
-"""Predicting people's own pictures, and handing the network to other programs."""
+"""Predicting people's own images, and handing the network to other programs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 import alexnet_fast as af
 from alexnet_fast.errors import DamagedDataError, UsageError
 from alexnet_fast.evaluation import evaluate, export, predict
-from alexnet_fast.evaluation.predict import load_picture
-from alexnet_fast.inspection import read_picture
+from alexnet_fast.evaluation.predict import load_image
+from alexnet_fast.inspection import read_image
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def trained(packed, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("my pictures 图片")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("my images 图片")
     colours = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     image = Image.fromarray(colours)
     image.save(folder / "a.jpg")
@@ -44,12 +44,12 @@ def pictures(tmp_path_factory):
     Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(folder / "g.png")
     (folder / "sub").mkdir()
     image.save(folder / "sub" / "h.bmp")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
-def test_every_format_and_folder_is_predicted(trained, pictures):
-    result = predict(trained, [pictures, pictures / "a.jpg"], top=2, device="cpu")
+def test_every_format_and_folder_is_predicted(trained, images):
+    result = predict(trained, [images, images / "a.jpg"], top=2, device="cpu")
     assert [p.path.name for p in result.predictions] == [
         "a.jpg", "b.png", "c.webp", "d.png", "e.gif", "f.tif", "g.png", "h.bmp", "a.jpg",
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_every_format_and_folder_is_predicted(trained, pictures):
         first, second = prediction.guesses
         assert 1 >= first.probability >= second.probability >= 0
         assert first.wnid.startswith("n0000000")
-    assert "my pictures 图片" in result.closing_lines()
+    assert "my images 图片" in result.closing_lines()
 
 
 def test_predictions_are_those_of_evaluation(trained, packed, tmp_path):
@@ -65,7 +65,7 @@ def test_predictions_are_those_of_evaluation(trained, packed, tmp_path):
     paths = []
     for record in range(len(reader)):
         paths.append(tmp_path / f"{record:03d}.png")
-        Image.fromarray(read_picture(reader, record)).save(paths[-1])
+        Image.fromarray(read_image(reader, record)).save(paths[-1])
     reader.close()
     found = predict(trained, paths, top=1, device="cpu")
     expected = evaluate(trained, packed, device="cpu", precision="fp32", backend="torchvision", num_workers=0)
@@ -75,18 +75,18 @@ def test_predictions_are_those_of_evaluation(trained, packed, tmp_path):
     assert same.mean() > 0.9
 
 
-def test_the_result_is_written_as_json(trained, pictures, tmp_path):
-    predict(trained, [pictures / "a.jpg"], top=3, device="cpu").write_json(tmp_path / "p.json")
+def test_the_result_is_written_as_json(trained, images, tmp_path):
+    predict(trained, [images / "a.jpg"], top=3, device="cpu").write_json(tmp_path / "p.json")
     content = json.loads((tmp_path / "p.json").read_text())
-    (picture,) = content["pictures"]
-    assert len(picture["classes"]) == 3
-    assert set(picture["classes"][0]) == {"index", "wnid", "name", "probability"}
+    (image,) = content["images"]
+    assert len(image["classes"]) == 3
+    assert set(image["classes"][0]) == {"index", "wnid", "name", "probability"}
 
 
-def test_a_broken_picture_among_others_is_named_and_the_others_are_predicted(trained, pictures, tmp_path):
+def test_a_broken_image_among_others_is_named_and_the_others_are_predicted(trained, images, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes((pictures / "a.jpg").read_bytes()[:300])
-    result = predict(trained, [broken, pictures / "a.jpg"], device="cpu")
+    broken.write_bytes((images / "a.jpg").read_bytes()[:300])
+    result = predict(trained, [broken, images / "a.jpg"], device="cpu")
     assert [p.path.name for p in result.predictions] == ["a.jpg"]
     assert [path.name for path, _ in result.unreadable] == ["broken.jpg"]
     assert "not read" in result.closing_lines()
@@ -100,18 +100,18 @@ def test_orientation_is_followed_and_transparency_is_white(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
     Image.fromarray(half).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    seen = load_picture(tmp_path / "turned.jpg", 32)
+    seen = load_image(tmp_path / "turned.jpg", 32)
     assert seen[:, 2].float().mean() < 30 < 220 < seen[:, -3].float().mean()
     Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_picture(tmp_path / "clear.png", 32) == 255).all()
+    assert (load_image(tmp_path / "clear.png", 32) == 255).all()
 
 
-def test_torchvisions_weights_are_a_run(tmp_path, pictures):
+def test_torchvisions_weights_are_a_run(tmp_path, images):
     torch.manual_seed(0)
     network = torchvision.models.alexnet(weights=None).eval()
     torch.save(network.state_dict(), tmp_path / "alexnet.pth")
-    result = predict(tmp_path / "alexnet.pth", [pictures / "a.jpg"], top=1, device="cpu")
-    pixels = load_picture(pictures / "a.jpg", 224)[None].float() / 255
+    result = predict(tmp_path / "alexnet.pth", [images / "a.jpg"], top=1, device="cpu")
+    pixels = load_image(images / "a.jpg", 224)[None].float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = network((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)).softmax(1)[0]
@@ -122,12 +122,12 @@ def test_torchvisions_weights_are_a_run(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("ending", ["onnx", "safetensors", "pt2"])
-def test_an_exported_network_computes_the_same_and_knows_its_classes(trained, pictures, tmp_path, ending):
+def test_an_exported_network_computes_the_same_and_knows_its_classes(trained, images, tmp_path, ending):
     target = tmp_path / f"model.{ending}"
     assert "checked" in export(trained, target)
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
-    pixels = load_picture(pictures / "a.jpg", 32)[None]
-    (expected,) = predict(trained, [pictures / "a.jpg"], top=4, device="cpu").predictions
+    pixels = load_image(images / "a.jpg", 32)[None]
+    (expected,) = predict(trained, [images / "a.jpg"], top=4, device="cpu").predictions
     shares, content = run_exported(target, pixels)
     for guess in expected.guesses:
         assert float(shares[0, guess.index]) == pytest.approx(guess.probability, abs=1e-4)
@@ -170,7 +170,7 @@ def test_a_report_is_one_page_with_everything_in_it(trained, packed, tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
     assert f"{result.top1:.2%}" in page
-    assert page.count("<figure>") == result.pictures  # few enough to show each of them
+    assert page.count("<figure>") == result.images  # few enough to show each of them
     assert page.count("data:image/png") == 2  # curves and confusion
     assert "http" not in page.replace("http-equiv", "")
     for label in range(4):

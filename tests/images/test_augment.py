@@ -18,7 +18,7 @@ from alexnet_fast.images import (
     sample_flips,
     uniform,
 )
-from alexnet_fast.images.augment import PictureFinisher
+from alexnet_fast.images.augment import ImageFinisher
 
 
 def test_uniform_is_a_function_of_its_arguments_and_uniform() -> None:
@@ -34,7 +34,7 @@ def test_uniform_is_a_function_of_its_arguments_and_uniform() -> None:
         assert abs(np.corrcoef(numbers, other)[0, 1]) < 0.03
 
 
-def test_crops_lie_within_their_pictures_whatever_the_shape() -> None:
+def test_crops_lie_within_their_images_whatever_the_shape() -> None:
     heights = np.array([1, 1, 500, 3, 64, 1200, 7])
     widths = np.array([1, 500, 1, 5, 64, 333, 2000])
     for epoch in range(50):
@@ -44,9 +44,9 @@ def test_crops_lie_within_their_pictures_whatever_the_shape() -> None:
 
 
 def test_crops_are_distributed_as_torchvisions() -> None:
-    picture = torch.empty(1, 375, 500)
+    image = torch.empty(1, 375, 500)
     torch.manual_seed(0)
-    draws = [transforms.RandomResizedCrop(224).make_params([picture]) for _ in range(3000)]
+    draws = [transforms.RandomResizedCrop(224).make_params([image]) for _ in range(3000)]
     theirs = np.array([[d["top"], d["left"], d["height"], d["width"]] for d in draws], dtype=float)
     ours = sample_crops(0, 0, np.arange(3000), np.full(3000, 375), np.full(3000, 500)).astype(float)
     for column in range(4):
@@ -81,7 +81,7 @@ def test_finished_batches_are_flipped_and_normalised(dtype: torch.dtype, size: i
     assert torch.equal(finish_batch(images, None, torch.uint8), images)
     assert torch.equal(images, before)
     out = torch.empty((6, size, size, 3), dtype=dtype).permute(0, 3, 1, 2)
-    finisher = PictureFinisher(size)
+    finisher = ImageFinisher(size)
     for i in range(6):
         finisher(flipped[i : i + 1].contiguous(memory_format=torch.channels_last), out[i : i + 1])
     assert torch.equal(out, got)
@@ -91,13 +91,13 @@ def test_finished_batches_are_flipped_and_normalised(dtype: torch.dtype, size: i
 def test_resampling_weights_are_the_antialiased_bilinear_filter(box: tuple[int, int], size: int) -> None:
     start, length = box
     torch.manual_seed(0)
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     one = np.ones(1)
     matrix = resampling_matrix(start * one, length / size * one, start * one, (start + length) * one, size, 64)
     assert matrix.shape == (1, size, 64) and np.allclose(matrix.sum(2), 1)
     m = torch.from_numpy(matrix[0])
-    got = m @ picture @ m.T
-    want = functional.resized_crop(picture, start, start, length, length, [size, size], antialias=True)
+    got = m @ image @ m.T
+    want = functional.resized_crop(image, start, start, length, length, [size, size], antialias=True)
     assert (got - want).abs().max() < 1e-4
 
 

@@ -18,7 +18,7 @@ def test_the_default_is_the_random_resized_crop_and_flip():
     np.testing.assert_array_equal(draw_flips(Augmentation(), 1, 2, RECORDS), sample_flips(1, 2, RECORDS))
 
 
-def test_area_bounds_the_share_of_the_picture():
+def test_area_bounds_the_share_of_the_image():
     crops = draw_crops(Augmentation(area=(0.5, 0.6)), 0, 0, RECORDS, np.full(2000, 640), np.full(2000, 640))
     share = crops[:, 2] * crops[:, 3] / 640**2
     assert 0.49 < share.min() < 0.51 and 0.59 < share.max() < 0.61

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image, features
-from test_pack import jpeg
+from source_files import jpeg
 
 from alexnet_fast.errors import DamagedDataError
 from alexnet_fast.images import check, prepare
 from alexnet_fast.images.jpeg import MAX_PIXELS, read_frame
 
 
-def picture(size=(64, 48), mode="RGB"):
+def image(size=(64, 48), mode="RGB"):
     x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
     pixels = np.stack([x, y, (x + y) / 2], -1)
     return Image.fromarray((pixels * 255).astype(np.uint8)).convert(mode)
@@ -44,18 +44,18 @@ def with_size(data, width, height):
 
 SIDEWAYS = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 KEPT = {
-    "baseline": encode(picture()),
-    "progressive": encode(picture(), progressive=True),
-    "grey": encode(picture(mode="L")),
-    "4:4:4": encode(picture(), subsampling="4:4:4"),
-    "4:2:2": encode(picture(), subsampling="4:2:2"),
-    "stored as RGB": encode(picture(), keep_rgb=True),
-    "restart markers": encode(picture(), restart_marker_blocks=2),
-    "one pixel": encode(picture((1, 1))),
+    "baseline": encode(image()),
+    "progressive": encode(image(), progressive=True),
+    "grey": encode(image(mode="L")),
+    "4:4:4": encode(image(), subsampling="4:4:4"),
+    "4:2:2": encode(image(), subsampling="4:2:2"),
+    "stored as RGB": encode(image(), keep_rgb=True),
+    "restart markers": encode(image(), restart_marker_blocks=2),
+    "one pixel": encode(image((1, 1))),
     "EXIF orientation": encode(
-        picture(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+        image(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     ),
-    "trailing bytes": encode(picture()) + b"some camera's maker note" * 5,
+    "trailing bytes": encode(image()) + b"some camera's maker note" * 5,
 }
 
 
@@ -95,17 +95,17 @@ def test_dali_takes_what_is_kept():
 
 
 ODD = {
-    "PNG": (encode(picture(), "PNG"), "not a JPEG (PNG)"),
-    "GIF": (encode(picture().quantize(), "GIF"), "not a JPEG (GIF)"),
-    "BMP": (encode(picture(), "BMP"), "not a JPEG (BMP)"),
-    "PNG with transparency": (encode(picture(mode="RGBA"), "PNG"), "not a JPEG (PNG)"),
+    "PNG": (encode(image(), "PNG"), "not a JPEG (PNG)"),
+    "GIF": (encode(image().quantize(), "GIF"), "not a JPEG (GIF)"),
+    "BMP": (encode(image(), "BMP"), "not a JPEG (BMP)"),
+    "PNG with transparency": (encode(image(mode="RGBA"), "PNG"), "not a JPEG (PNG)"),
     "PNG of 16 bits": (
-        encode(Image.fromarray(np.asarray(picture(mode="L")).astype(np.uint16) * 257), "PNG"), "not a JPEG (PNG)",
+        encode(Image.fromarray(np.asarray(image(mode="L")).astype(np.uint16) * 257), "PNG"), "not a JPEG (PNG)",
     ),
-    "CMYK": (encode(picture(mode="CMYK")), "CMYK JPEG"),
+    "CMYK": (encode(image(mode="CMYK")), "CMYK JPEG"),
 }  # fmt: skip
 if features.check("webp"):
-    ODD["WebP"] = (encode(picture(), "WEBP", quality=95), "not a JPEG (WEBP)")
+    ODD["WebP"] = (encode(image(), "WEBP", quality=95), "not a JPEG (WEBP)")
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -115,8 +115,8 @@ def test_encoded_anew(name):
     assert result.reason == reason
     assert check(result.data) == (64, 48, "")
     grey = name == "PNG of 16 bits"
-    expected = np.asarray(picture(mode="L" if grey else "RGB").convert("RGB")).astype(int)
-    # The colours are those of the picture (CMYK is stored inverted by Adobe's convention), but for JPEG's own loss.
+    expected = np.asarray(image(mode="L" if grey else "RGB").convert("RGB")).astype(int)
+    # The colours are those of the image (CMYK is stored inverted by Adobe's convention), but for JPEG's own loss.
     assert np.abs(decoded(result.data) - expected).mean() < (6 if name == "GIF" else 3)
 
 
@@ -135,23 +135,23 @@ def test_what_cannot_be_decoded_is_refused():
 
 
 def test_bombs_are_refused_before_decoding():
-    few = encode(picture(), progressive=True)
+    few = encode(image(), progressive=True)
     at = few.index(b"\xff\xc2")
     few = few[: at + 5] + struct.pack(">HH", 11000, 11000) + few[at + 9 :]
     with pytest.raises(DamagedDataError, match=f"it claims 11000 x 11000 pixels in {len(few):,} bytes"):
         prepare(few)
     flat = encode(Image.new("L", (2000, 2000)), progressive=True, optimize=True)
-    assert 2000 * 2000 / len(flat) > 240  # as close to the limit of 512 as this encoder comes with a whole picture
+    assert 2000 * 2000 / len(flat) > 240  # as close to the limit of 512 as this encoder comes with a whole image
     assert prepare(flat).reason == ""
     with pytest.raises(DamagedDataError, match="it claims 65000 x 65000 pixels"):
         prepare(with_size(KEPT["baseline"], 65000, 65000))
-    png = bytearray(encode(picture(), "PNG"))
+    png = bytearray(encode(image(), "PNG"))
     png[16:24] = struct.pack(">II", 60000, 60000)
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(DamagedDataError, match=r"60000 x 60000 pixels|cannot be decoded: Image size"):
         prepare(bytes(png))
     for mode in ("RGB", "CMYK"):
-        scans = encode(picture((8, 8)).convert(mode), progressive=True)
+        scans = encode(image((8, 8)).convert(mode), progressive=True)
         with pytest.raises(DamagedDataError, match="scans, more than"):
             prepare(scans[:-2] + scans[scans.rindex(b"\xff\xda") : -2] * 600 + b"\xff\xd9")
     assert 1 << 26 <= MAX_PIXELS <= 1 << 28
@@ -159,7 +159,7 @@ def test_bombs_are_refused_before_decoding():
 
 @pytest.mark.parametrize("name", ["baseline", "progressive", "grey"])
 def test_damage_shows_as_in_a_full_decode(name):
-    data = encode(picture((96, 80), "L" if name == "grey" else "RGB"), progressive=name == "progressive")
+    data = encode(image((96, 80), "L" if name == "grey" else "RGB"), progressive=name == "progressive")
     chance = np.random.default_rng(3)
     seen = 0
     for trial in range(400):
@@ -186,7 +186,7 @@ def test_damage_shows_as_in_a_full_decode(name):
     assert seen > 50
 
 
-def test_a_truncated_picture_is_mended_and_named():
+def test_a_truncated_image_is_mended_and_named():
     data = jpeg(1, (200, 160))
     result = prepare(data[: len(data) // 2])
     assert result.reason.startswith("damaged JPEG: ")
@@ -201,7 +201,7 @@ def test_a_truncated_picture_is_mended_and_named():
      ((301, 100), 50, (150, 50)), ((1000, 2), 1, (500, 1))],
 )  # fmt: skip
 def test_resize_shorter_keeps_the_aspect_and_never_enlarges(size, shorter, expected):
-    data = encode(picture(size))
+    data = encode(image(size))
     result = prepare(data, resize_shorter=shorter)
     if expected is None:
         assert result.data is data
@@ -210,9 +210,9 @@ def test_resize_shorter_keeps_the_aspect_and_never_enlarges(size, shorter, expec
     assert result.reason == "resized"
     assert Image.open(io.BytesIO(result.data)).size == expected
     if min(size) > 8:
-        smaller = np.asarray(picture(size).resize(expected, Image.Resampling.LANCZOS)).astype(int)
+        smaller = np.asarray(image(size).resize(expected, Image.Resampling.LANCZOS)).astype(int)
         assert np.abs(decoded(result.data) - smaller).mean() < 3
-    grey = prepare(encode(picture(size, "L")), resize_shorter=shorter)
+    grey = prepare(encode(image(size, "L")), resize_shorter=shorter)
     assert read_frame(grey.data).components == 1
     small, large = (prepare(data, resize_shorter=shorter, quality=q).data for q in (30, 95))
     assert len(small) <= len(large)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from conftest import draw_picture, encode
+from conftest import draw_image, encode
 from torchvision.transforms.v2 import functional
 
 from alexnet_fast.errors import MissingDependencyError, UsageError
-from alexnet_fast.images import IMAGENET_MEAN, IMAGENET_STD, CropCutter, CropPlan, Places, UndecodableError, native
+from alexnet_fast.images import IMAGENET_MEAN, IMAGENET_STD, Cropper, CropPlan, OutputSlots, UndecodableError, native
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_jpeg = pytest.mark.skipif(native.compiled_decoder() is None, reason="not compiled with libjpeg-turbo")
@@ -33,8 +33,8 @@ def plan(boxes: Any, scaled: Any, offsets: Any) -> CropPlan:
     )
 
 
-def places(n: int, size: int, dtype: str = "uint8") -> Places:
-    return Places.over(np.zeros(n * size * size * 3 * getattr(torch, dtype).itemsize, np.uint8), size, dtype)
+def places(n: int, size: int, dtype: str = "uint8") -> OutputSlots:
+    return OutputSlots.over(np.zeros(n * size * size * 3 * getattr(torch, dtype).itemsize, np.uint8), size, dtype)
 
 
 def random_boxes(generator: np.random.Generator, n: int, height: int, width: int, least: int) -> np.ndarray:
@@ -46,9 +46,9 @@ def random_boxes(generator: np.random.Generator, n: int, height: int, width: int
 @needs_jpeg
 @pytest.mark.parametrize("subsampling", ["420", "422", "444", "440", "gray"])
 @pytest.mark.parametrize(("height", "width"), [(90, 123), (16, 16), (200, 31)])
-def test_a_region_is_what_the_whole_picture_shows_there(subsampling: str, height: int, width: int) -> None:
+def test_a_region_is_what_the_whole_image_shows_there(subsampling: str, height: int, width: int) -> None:
     generator = np.random.default_rng(height)
-    pixels = np.asarray(draw_picture(height, 5, (width, height)))
+    pixels = np.asarray(draw_image(height, 5, (width, height)))
     if subsampling == "gray":
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels[:, :, :1]), colorspace="GRAY")
     else:
@@ -57,7 +57,7 @@ def test_a_region_is_what_the_whole_picture_shows_there(subsampling: str, height
     boxes = np.array([*random_boxes(generator, 60, height, width, 8), [0, 0, height, width]])
     offsets = generator.integers(0, boxes[:, 2:] - 7)
     out = places(len(boxes), 8)
-    cutter = CropCutter(8, decoder="native")
+    cutter = Cropper(8, decoder="native")
     n = len(boxes)
     cutter.jpegs([jpeg] * n, [height] * n, [width] * n, plan(boxes, boxes[:, 2:], offsets), None, out)
     for box, offset, got in zip(boxes, offsets, out.array, strict=True):
@@ -76,7 +76,7 @@ def test_the_resize_is_torchs_antialiased_one(size: int) -> None:
     offsets = generator.integers(0, scaled - size + 1)
     numbers, flips = generator.integers(0, 3, 40), generator.random(40) < 0.5
     out = places(40, size)
-    CropCutter(size).pixels(pixels, numbers, plan(boxes, scaled, offsets), flips, out)
+    Cropper(size).pixels(pixels, numbers, plan(boxes, scaled, offsets), flips, out)
     differences = []
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         crop = torch.from_numpy(pixels[numbers[i], top : top + height, left : left + width]).permute(2, 0, 1)
@@ -90,23 +90,23 @@ def test_the_resize_is_torchs_antialiased_one(size: int) -> None:
 
 
 @needs_resizer
-def test_an_even_picture_keeps_its_value() -> None:
+def test_an_even_image_keeps_its_value() -> None:
     generator = np.random.default_rng(0)
     boxes = random_boxes(generator, 256, 300, 200, 1)
     pixels = np.arange(256, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 300, 200, 3), np.uint8)
     out = places(256, 17)
-    CropCutter(17).pixels(pixels, np.arange(256), plan(boxes, np.full((256, 2), 17), np.zeros((256, 2))), None, out)
+    Cropper(17).pixels(pixels, np.arange(256), plan(boxes, np.full((256, 2), 17), np.zeros((256, 2))), None, out)
     assert np.array_equal(out.array, np.broadcast_to(np.arange(256)[:, None, None, None], out.array.shape))
 
 
 @needs_resizer
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (1, 3), (3, 2)])
-def test_pictures_of_a_few_pixels(height: int, width: int) -> None:
+def test_images_of_a_few_pixels(height: int, width: int) -> None:
     """Smaller than what is read at a time: the end of their memory comes sooner."""
     pixels = np.arange(9, dtype=np.uint8)[:, None, None, None] * 20 + np.zeros((1, height, width, 3), np.uint8)
     boxes = np.tile([[0, 0, height, width]], (9, 1))
     out = places(9, 5)
-    CropCutter(5).pixels(pixels, np.arange(9), plan(boxes, np.full((9, 2), 5), np.zeros((9, 2))), None, out)
+    Cropper(5).pixels(pixels, np.arange(9), plan(boxes, np.full((9, 2), 5), np.zeros((9, 2))), None, out)
     assert np.array_equal(out.array, np.broadcast_to(np.arange(9)[:, None, None, None] * 20, out.array.shape))
 
 
@@ -120,7 +120,7 @@ def test_other_types_are_normalised(dtype: str) -> None:
     plain, finished = places(9, 18), places(9, 18, dtype)
     # float16 is the libraries' work, whose resize is a level off now and then.
     for out, kind in ((plain, "uint8"), (finished, dtype)):
-        CropCutter(18, kind, "simplejpeg" if dtype == "float16" else "auto").pixels(pixels, numbers, crops, flips, out)
+        Cropper(18, kind, "simplejpeg" if dtype == "float16" else "auto").pixels(pixels, numbers, crops, flips, out)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     for integer, value in zip(plain.tensors, finished.tensors, strict=True):
         want = (integer.float() / 255 - mean) / std
@@ -146,13 +146,13 @@ def test_machines_without_avx2_get_the_same_pixels(tmp_path: Path) -> None:
 
 @needs_jpeg
 def test_what_is_no_plain_jpeg_is_left_to_the_libraries() -> None:
-    picture = draw_picture(0, 3, (60, 44))
+    image = draw_image(0, 3, (60, 44))
     held = io.BytesIO()
-    picture.save(held, "JPEG", progressive=True, quality=90)
-    jpegs = [encode(picture), held.getvalue(), encode(picture)]
+    image.save(held, "JPEG", progressive=True, quality=90)
+    jpegs = [encode(image), held.getvalue(), encode(image)]
     crops = plan([[5, 6, 30, 40]] * 3, [[16, 16]] * 3, [[0, 0]] * 3)
     out = places(3, 16)
-    CropCutter(16).jpegs(jpegs, [44] * 3, [60] * 3, crops, np.array([False, True, True]), out)
+    Cropper(16).jpegs(jpegs, [44] * 3, [60] * 3, crops, np.array([False, True, True]), out)
     decoded = torch.from_numpy(simplejpeg.decode_jpeg(jpegs[1], "RGB")).permute(2, 0, 1)
     want = functional.resized_crop(decoded, 5, 6, 30, 40, [16, 16], antialias=True).flip(2)
     assert torch.equal(out.tensors[1][0], want)
@@ -161,16 +161,16 @@ def test_what_is_no_plain_jpeg_is_left_to_the_libraries() -> None:
 
 @needs_jpeg
 @pytest.mark.parametrize("fault", ["empty", "text", "cut short", "zeroed", "another size"])
-def test_a_picture_that_cannot_be_decoded_is_told_by_its_place(fault: str) -> None:
-    good = encode(draw_picture(0, 3, (60, 44)))
+def test_a_image_that_cannot_be_decoded_is_told_by_its_place(fault: str) -> None:
+    good = encode(draw_image(0, 3, (60, 44)))
     bad = {
-        "empty": b"", "text": b"no picture" * 50, "cut short": good[: len(good) // 2],
-        "zeroed": good[:700] + bytes(300) + good[1000:], "another size": encode(draw_picture(1, 3, (61, 44))),
+        "empty": b"", "text": b"no image" * 50, "cut short": good[: len(good) // 2],
+        "zeroed": good[:700] + bytes(300) + good[1000:], "another size": encode(draw_image(1, 3, (61, 44))),
     }[fault]  # fmt: skip
     crops = plan([[0, 0, 44, 60]] * 3, [[16, 16]] * 3, [[0, 0]] * 3)
     out = places(3, 16)
     with pytest.raises(UndecodableError) as caught:
-        CropCutter(16).jpegs([good, bad, good], [44] * 3, [60] * 3, crops, None, out)
+        Cropper(16).jpegs([good, bad, good], [44] * 3, [60] * 3, crops, None, out)
     assert caught.value.position == 1
     assert out.array[0].any() and not out.array[2].any()
 
@@ -178,7 +178,7 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_place(fault: str) -> No
 @needs_jpeg
 def test_rubbish_never_ends_the_process() -> None:
     generator = np.random.default_rng(0)
-    good = np.frombuffer(encode(draw_picture(0, 3, (60, 44))), np.uint8)
+    good = np.frombuffer(encode(draw_image(0, 3, (60, 44))), np.uint8)
     crops = plan([[3, 5, 30, 50]], [[16, 16]], [[0, 0]])
     module, refused = native.compiled_decoder(), 0
     for _ in range(1500):
@@ -195,7 +195,7 @@ def test_rubbish_never_ends_the_process() -> None:
 
 @needs_jpeg
 def test_what_does_not_fit_is_an_error_and_writes_nothing_outside() -> None:
-    jpeg = encode(draw_picture(0, 3, (60, 44)))
+    jpeg = encode(draw_image(0, 3, (60, 44)))
     module = native.compiled_decoder()
     fine: dict[str, Any] = {
         "jpegs": [jpeg], "heights": [44], "widths": [60], "boxes": np.array([[0, 0, 44, 60]], np.int32),
@@ -225,10 +225,10 @@ def test_what_does_not_fit_is_an_error_and_writes_nothing_outside() -> None:
 
 def test_decoders_that_are_not_there_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="decoder must be one of auto, native"):
-        CropCutter(8, decoder="magic")
+        Cropper(8, decoder="magic")
     monkeypatch.setattr(native, "compiled_decoder", lambda: None)
     with pytest.raises(MissingDependencyError, match="install a C compiler and libjpeg-turbo's headers"):
-        CropCutter(8, decoder="native")
+        Cropper(8, decoder="native")
 
 
 def build_tool() -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import draw_picture, encode, make_samples, pack_pictures
+from conftest import draw_image, encode, make_samples, pack_images
 from PIL import Image
 from scipy import stats
 from torchvision.transforms import v2
@@ -51,15 +51,15 @@ def open_dali() -> Iterator[Callable[..., Loader]]:
 
 @pytest.fixture(scope="module")
 def packed_big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 pictures of ImageNet's sizes, one in eleven grey, as train and as val."""
+    """48 images of ImageNet's sizes, one in eleven grey, as train and as val."""
     samples = [
-        (encode(draw_picture(i % 4, i, BIG[i % len(BIG)], grey=i % 11 == 7)), i % 4, f"{i}.jpg") for i in range(48)
+        (encode(draw_image(i % 4, i, BIG[i % len(BIG)], grey=i % 11 == 7)), i % 4, f"{i}.jpg") for i in range(48)
     ]
-    return pack_pictures(tmp_path_factory.mktemp("big"), {"train": samples, "val": samples}, num_classes=4)
+    return pack_images(tmp_path_factory.mktemp("big"), {"train": samples, "val": samples}, num_classes=4)
 
 
-def pictures(dataset: Path, split: str) -> list[torch.Tensor]:
-    """Every picture of a split, uint8 (3, H, W), in record order, decoded by Pillow."""
+def images(dataset: Path, split: str) -> list[torch.Tensor]:
+    """Every image of a split, uint8 (3, H, W), in record order, decoded by Pillow."""
     reader = ShardReader(dataset, split)
     return [
         torch.from_numpy(np.array(Image.open(_file(reader.read(i))).convert("RGB"))).permute(2, 0, 1)
@@ -78,7 +78,7 @@ def test_evaluated_pixels_are_torchvisions(packed_big: Path, open_dali: Callable
         loader = open_dali(packed_big, split="val", image_size=size)
         ours = torch.cat([batch.images for batch in loader])
         show = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
-        theirs = torch.stack([show(picture) for picture in pictures(packed_big, "val")])
+        theirs = torch.stack([show(image) for image in images(packed_big, "val")])
         difference = (ours.int() - theirs.int()).abs()
         # Only rounding differs: torchvision rounds to uint8 between its two passes, DALI does not.
         assert difference.max() <= 2
@@ -89,7 +89,7 @@ def test_training_pixels_are_those_of_the_same_crop_in_torchvision(
     packed_big: Path, open_dali: Callable[..., Loader]
 ) -> None:
     loader = open_dali(packed_big, image_size=96)
-    source = pictures(packed_big, "train")
+    source = images(packed_big, "train")
     order = loader.order(0)
     ours = torch.cat([batch.images for batch in loader])
     cuts = loader.cuts(0, order)  # type: ignore[attr-defined]
@@ -137,8 +137,8 @@ def test_crops_and_flips_are_distributed_as_torchvisions(packed_big: Path, open_
     theirs = []
     for _ in range(100):
         for height, width in zip(index["height"].tolist(), index["width"].tolist(), strict=True):
-            picture = torch.empty(1, height, width)
-            _, _, h, w = v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(64), [picture]).values()
+            image = torch.empty(1, height, width)
+            _, _, h, w = v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(64), [image]).values()
             theirs.append((h * w / (height * width), np.log(w / h)))
     drawn, expected = np.concatenate(ours), np.array(theirs)
     for column in range(2):
@@ -153,8 +153,8 @@ def test_pixel_statistics_match_torchvisions(packed_big: Path, open_dali: Callab
     ours = torch.cat([batch.images for _ in range(8) for batch in loader])
     cut = v2.Compose([v2.RandomResizedCrop(32, antialias=True), v2.RandomHorizontalFlip()])
     torch.manual_seed(0)
-    source = pictures(packed_big, "train")
-    theirs = torch.stack([cut(picture) for _ in range(8) for picture in source]).float() / 255
+    source = images(packed_big, "train")
+    theirs = torch.stack([cut(image) for _ in range(8) for image in source]).float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     theirs = (theirs - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     # 384 crops each; 8 repetitions of torchvision's own pipeline differ in mean by 0.02 and in std by 0.01.
@@ -184,10 +184,10 @@ def test_batches_outlive_the_next_ones_and_the_loader(packed_big: Path, open_dal
 
 
 def _with_damage(folder: Path, place: int, jpeg: bytes, size: tuple[int, int] | None = None) -> Path:
-    """24 sound pictures of one size and, at `place`, `jpeg` in the guise of one of them."""
+    """24 sound images of one size and, at `place`, `jpeg` in the guise of one of them."""
     samples = make_samples("train", 24, 4, size=(96, 80))
-    damaged = [(encode(draw_picture(0, 0, (96, 80))) if i == place else s[0], *s[1:]) for i, s in enumerate(samples)]
-    dataset = pack_pictures(folder, {"train": damaged}, num_classes=4, shards=1)
+    damaged = [(encode(draw_image(0, 0, (96, 80))) if i == place else s[0], *s[1:]) for i, s in enumerate(samples)]
+    dataset = pack_images(folder, {"train": damaged}, num_classes=4, shards=1)
     from alexnet_fast.dataset import ShardWriter, read_dataset_info, shard_name, write_dataset_info
 
     info = read_dataset_info(dataset)
@@ -204,7 +204,7 @@ def _with_damage(folder: Path, place: int, jpeg: bytes, size: tuple[int, int] | 
 
 @pytest.mark.parametrize(
     "jpeg",
-    [b"not a picture at all" * 9, encode(draw_picture(0, 0))[:100], encode(draw_picture(0, 0, (60, 50)))],
+    [b"not an image at all" * 9, encode(draw_image(0, 0))[:100], encode(draw_image(0, 0, (60, 50)))],
     ids=["garbage", "cut short", "another size"],
 )
 def test_a_broken_record_is_named(tmp_path: Path, open_dali: Callable[..., Loader], jpeg: bytes) -> None:
@@ -360,7 +360,7 @@ def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "loader dali: " in done.stdout
-    assert json.loads((run / "summary.json").read_text())["totals"]["pictures"] == 48
+    assert json.loads((run / "summary.json").read_text())["totals"]["images"] == 48
     done = _cli(
         "bench-loader", packed_small, "--backend", "dali", "--num-workers", "1", "--batch-size", "16", "--seconds",
         "0.3", "--model", "none", "--out", tmp_path / "bench", *options,
@@ -395,8 +395,8 @@ def _accuracy(dataset: Path, backend: str, seed: int) -> float:
 
 def test_both_backends_train_to_one_accuracy(tmp_path: Path) -> None:
     splits = {name: make_samples(name, count, 4, size=(64, 64)) for name, count in (("train", 320), ("val", 160))}
-    dataset = pack_pictures(tmp_path / "data", splits, num_classes=4)
+    dataset = pack_images(tmp_path / "data", splits, num_classes=4)
     found = {name: [_accuracy(dataset, name, seed) for seed in range(3)] for name in ("dali", "torchvision")}
     assert min(map(min, found.values())) > 0.5, found  # four classes: 0.25 is chance
-    # The noise: three seeds of one backend lie within 0.007 of each other, one picture of the 160.
+    # The noise: three seeds of one backend lie within 0.007 of each other, one image of the 160.
     assert abs(np.mean(found["dali"]) - np.mean(found["torchvision"])) < 0.05, found

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import draw_picture, encode, pack_pictures
+from conftest import draw_image, encode, pack_images
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -22,7 +22,7 @@ from alexnet_fast.images import IMAGENET_STD, eval_resize, native, sample_crops,
 from alexnet_fast.loaders import choose_backend, resident
 
 
-def picture(reader: ShardReader, record: int) -> torch.Tensor:
+def decoded(reader: ShardReader, record: int) -> torch.Tensor:
     pixels = np.array(Image.open(io.BytesIO(reader.read(record))).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -40,7 +40,7 @@ def resident_config(dataset: Path, split: str, batch_size: int, size: int, resiz
     )
 
 
-@pytest.mark.parametrize("resize", ["matrices", "pictures"])
+@pytest.mark.parametrize("resize", ["matrices", "images"])
 @pytest.mark.parametrize("size", [24, 64, 80])
 def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
     config = resident_config(packed_small, "train", 53, size, resize)
@@ -52,17 +52,17 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize:
     flips = sample_flips(0, 0, order)
     for image, record, (top, left, height, width), flip in zip(images, order, boxes.tolist(), flips, strict=True):
         want = functional.resized_crop(
-            picture(reader, int(record)), top, left, height, width, [size, size], antialias=True
+            decoded(reader, int(record)), top, left, height, width, [size, size], antialias=True
         )
         want = want.flip(2) if flip else want
         difference = (image.int() - want.int()).abs()
-        if resize == "pictures" and native.compiled_resizer() is None:
+        if resize == "images" and native.compiled_resizer() is None:
             assert difference.max() == 0
         # Two roundings in an integer resize, of rows first or columns first, and one in the matrix products.
         assert difference.max() <= 2 and difference.float().mean() < 0.3
 
 
-@pytest.mark.parametrize("resize", ["matrices", "pictures"])
+@pytest.mark.parametrize("resize", ["matrices", "images"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
     config = resident_config(packed_small, "val", 23, size, resize)
@@ -70,21 +70,21 @@ def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resiz
     with open_loader(config) as loader:
         images = next(iter(loader)).images
     for record, image in enumerate(images):
-        resized = functional.resize(picture(reader, record), [eval_resize(size)], antialias=True)
+        resized = functional.resize(decoded(reader, record), [eval_resize(size)], antialias=True)
         difference = (image.int() - functional.center_crop(resized, [size, size]).int()).abs()
         assert difference.max() <= 2 and difference.float().mean() < 0.3
 
 
 def test_both_ways_to_resize_normalise_and_mirror_alike(packed_small: Path) -> None:
     batches = {}
-    for resize in ("matrices", "pictures"):
+    for resize in ("matrices", "images"):
         config = LoaderConfig(
             dataset=packed_small, backend="resident", batch_size=16, image_size=48, device="cpu",
             options={"resize": resize},
         )  # fmt: skip
         with open_loader(config) as loader:
             batches[resize] = list(loader)
-    for one, other in zip(batches["matrices"], batches["pictures"], strict=True):
+    for one, other in zip(batches["matrices"], batches["images"], strict=True):
         assert torch.equal(one.labels, other.labels)
         assert one.images.is_contiguous(memory_format=torch.channels_last)
         assert other.images.is_contiguous(memory_format=torch.channels_last)
@@ -93,11 +93,11 @@ def test_both_ways_to_resize_normalise_and_mirror_alike(packed_small: Path) -> N
 
 
 def test_unknown_ways_to_resize_are_refused(packed_small: Path) -> None:
-    with pytest.raises(UsageError, match="option resize must be one of auto, matrices, pictures, got 'nearest'"):
+    with pytest.raises(UsageError, match="option resize must be one of auto, matrices, images, got 'nearest'"):
         open_loader(LoaderConfig(dataset=packed_small, backend="resident", options={"resize": "nearest"}))
 
 
-def test_pictures_of_several_sizes_are_refused(packed: Path) -> None:
+def test_images_of_several_sizes_are_refused(packed: Path) -> None:
     with pytest.raises(UsageError, match="one size"):
         open_loader(LoaderConfig(dataset=packed, backend="resident", device="cpu"))
 
@@ -105,16 +105,16 @@ def test_pictures_of_several_sizes_are_refused(packed: Path) -> None:
 def test_too_little_memory_is_refused_with_the_figures(packed_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "free_memory", lambda device: 1 << 20)
     with pytest.raises(
-        UsageError, match=r"needs 0\.00 GiB for 53 pictures and may take 50% of the 0\.00 GiB free on cpu"
+        UsageError, match=r"needs 0\.00 GiB for 53 images and may take 50% of the 0\.00 GiB free on cpu"
     ):
         open_loader(LoaderConfig(dataset=packed_small, backend="resident", device="cpu"))
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    samples = [(encode(draw_picture(i, i, (64, 64))), i, f"{i}.jpg") for i in range(4)]
+    samples = [(encode(draw_image(i, i, (64, 64))), i, f"{i}.jpg") for i in range(4)]
     jpeg = samples[2][0]
     samples[2] = (jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], 2, "broken.jpg")
-    dataset = pack_pictures(tmp_path / "data", {"train": samples}, num_classes=4, shards=1)
+    dataset = pack_images(tmp_path / "data", {"train": samples}, num_classes=4, shards=1)
     config = LoaderConfig(dataset=dataset, backend="resident", device="cpu", batch_size=2, image_size=64)
     with open_loader(config) as loader, pytest.raises(DamagedDataError, match=r"record 2 of train-.*'broken\.jpg'"):
         list(loader)

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import draw_picture, encode, pack_pictures
+from conftest import draw_image, encode, pack_images
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -37,7 +37,7 @@ def config(dataset: Path, options: dict[str, Any] | None = None, **settings: Any
     return LoaderConfig(dataset=dataset, options=options or {}, **{**defaults, **settings})
 
 
-def picture(reader: ShardReader, record: int) -> torch.Tensor:
+def decoded(reader: ShardReader, record: int) -> torch.Tensor:
     pixels = np.array(Image.open(io.BytesIO(reader.read(record))).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -52,7 +52,7 @@ def test_training_pixels_are_torchvisions(packed: Path, decoder: str, size: int)
     rows = reader.index[order]
     boxes, flips = sample_crops(0, 0, order, rows["height"], rows["width"]), sample_flips(0, 0, order)
     for image, record, box, flip in zip(images, order, boxes.tolist(), flips, strict=True):
-        want = functional.resized_crop(picture(reader, int(record)), *box, [size, size], antialias=True)
+        want = functional.resized_crop(decoded(reader, int(record)), *box, [size, size], antialias=True)
         difference = (image.int() - (want.flip(2) if flip else want).int()).abs()
         # Compiled code mixes rows before columns, torch after, and both round to whole levels in between.
         assert difference.max() <= (2 if decoder == "native" else 0)
@@ -66,18 +66,18 @@ def test_evaluation_pixels_are_torchvisions(packed: Path, decoder: str, size: in
     with open_loader(config(packed, {"decoder": decoder}, split="val", image_size=size, batch_size=23)) as loader:
         images = next(iter(loader)).images
     for record, image in enumerate(images):
-        resized = functional.resize(picture(reader, record), [round(size * 256 / 224)], antialias=True)
+        resized = functional.resize(decoded(reader, record), [round(size * 256 / 224)], antialias=True)
         want = functional.center_crop(resized, [size, size])
         difference = (image.int() - want.int()).abs().float()
-        # Some boxes end a small part of a source pixel beside torchvision's; the pictures carry noise of 6 levels.
+        # Some boxes end a small part of a source pixel beside torchvision's; the images carry noise of 6 levels.
         assert difference.mean() < 1.0 and difference.max() <= 16
 
 
 @pytest.mark.parametrize("workers", ["thread", "process"])
 def test_a_damaged_record_is_named(tmp_path: Path, workers: str) -> None:
-    samples = [(encode(draw_picture(i, i, (90, 70))), i, f"{i}.jpg") for i in range(8)]
+    samples = [(encode(draw_image(i, i, (90, 70))), i, f"{i}.jpg") for i in range(8)]
     samples[5] = (samples[5][0], 5, "broken.jpg")
-    dataset = pack_pictures(tmp_path / "data", {"val": samples}, num_classes=8, shards=1)
+    dataset = pack_images(tmp_path / "data", {"val": samples}, num_classes=8, shards=1)
     data = dataset / "val-00000-of-00001.lmdb" / "data.mdb"
     content = bytearray(data.read_bytes())
     at = content.index(samples[5][0])
@@ -104,7 +104,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(packed: Path, context: str) -> 
     with open_loader(config(packed, {"workers": "process", "context": context}, batch_size=4)) as loader:
         steps = iter(loader)
         next(steps)
-        workers = loader._crew._workers  # type: ignore[attr-defined]
+        workers = loader._workers._workers  # type: ignore[attr-defined]
         os.kill(workers[0][0].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="SIGKILL"):
             for _ in range(100):
@@ -116,7 +116,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(packed: Path, context: str) -> 
 
 
 def test_spawned_workers_from_a_plain_script(packed_small: Path, tmp_path: Path) -> None:
-    """Records go to them as a path, decoded pictures and batches as descriptors of shared memory."""
+    """Records go to them as a path, decoded images and batches as descriptors of shared memory."""
     script = tmp_path / "script.py"
     script.write_text(
         "from alexnet_fast import LoaderConfig, open_loader\n"
@@ -128,7 +128,7 @@ def test_spawned_workers_from_a_plain_script(packed_small: Path, tmp_path: Path)
         "                              batch_size=8, image_size=32, dtype='uint8', options=options)\n"
         "        with open_loader(config) as loader:\n"
         "            sums.append([(len(batch.labels), int(batch.images.sum())) for batch in loader])\n"
-        "    print(sum(pictures for pictures, _ in sums[0]), sums[0] == sums[1])\n"
+        "    print(sum(images for images, _ in sums[0]), sums[0] == sums[1])\n"
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
@@ -148,7 +148,7 @@ def test_workers_end_with_a_killed_parent(packed: Path) -> None:
         f"loader = open_loader(LoaderConfig(dataset={str(packed)!r}, backend='torchvision', device='cpu',\n"
         "    batch_size=8, num_workers=2, image_size=32, options={'workers': 'process', 'context': 'fork'}))\n"
         "next(iter(loader))\n"
-        "print(*(process.pid for process, _ in loader._crew._workers), flush=True)\n"
+        "print(*(process.pid for process, _ in loader._workers._workers), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = str(Path(__file__).parents[2])
@@ -179,7 +179,7 @@ def test_memory_does_not_grow_over_epochs(packed: Path, workers: str) -> None:
 
 
 def test_batches_that_do_not_fit_are_refused(packed: Path) -> None:
-    with pytest.raises(UsageError, match=r"batches of 10000000 pictures need .* GiB of memory"):
+    with pytest.raises(UsageError, match=r"batches of 10000000 images need .* GiB of memory"):
         open_loader(config(packed, batch_size=10_000_000))
 
 

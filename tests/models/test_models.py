@@ -54,8 +54,8 @@ def test_any_image_size_and_number_of_classes(name, image_size):
     assert count_parameters(model) <= 63_000_000
 
 
-def test_too_small_a_picture_is_refused():
-    with pytest.raises(UsageError, match="pictures of 20 pixels leave nothing"):
+def test_too_small_a_image_is_refused():
+    with pytest.raises(UsageError, match="images of 20 pixels leave nothing"):
         create_model("alexnet", image_size=20)
 
 
@@ -153,7 +153,7 @@ def test_forward_flops_by_hand():
     assert forward_flops(create_model("alexnet"), 224) == 2 * macs
 
 
-def test_a_finer_first_stride_keeps_more_of_small_pictures():
+def test_a_finer_first_stride_keeps_more_of_small_images():
     fine = create_model("alexnet-bn", 200, 64, stem_stride=1)
     assert feature_sizes(fine.architecture, 64) == [64, 31, 15, 7]
     assert fine(torch.zeros(2, 3, 64, 64)).shape == (2, 200)

@@ -1,4 +1,4 @@
-"""Packing end to end: every picture once, byte for byte, with the right label, from any container."""
+"""Packing end to end: every image once, byte for byte, with the right label, from any container."""
 
 import io
 import os
@@ -11,65 +11,18 @@ import time
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from source_files import WNIDS, jpeg, records, tiny_files, write_files, write_zip
 
 from alexnet_fast.dataset import ShardReader, read_dataset_info
 from alexnet_fast.errors import DamagedDataError, StorageError, UsageError
 from alexnet_fast.packing import pack
-from alexnet_fast.packing.plan import PackOptions, make_plan
+from alexnet_fast.packing.plan import PackOptions, plan_shards
 from alexnet_fast.packing.target import open_target
 from alexnet_fast.sources import FileReader, open_source
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-10.zip"
-WNIDS = ["n01443537", "n01629819", "n02124075"]
-
-
-def jpeg(seed: int, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 255, (size[1] // 4, size[0] // 4, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).resize(size).save(out, "JPEG", quality=80, **options)
-    return out.getvalue()
-
-
-def write_files(root: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
-def tiny_files(train: int = 4, val: int = 3, test: int = 2) -> dict[str, bytes]:
-    """Tiny ImageNet's layout, small."""
-    files = {"wnids.txt": "\n".join(reversed(WNIDS)).encode(), "words.txt": b"n01443537\tgoldfish, Carassius\n"}
-    annotations = []
-    for c, wnid in enumerate(WNIDS):
-        for i in range(train):
-            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(100 * c + i)
-        files[f"train/{wnid}/{wnid}_boxes.txt"] = b"x 0 0 1 1\n"
-    for i in range(val):
-        files[f"val/images/val_{i}.JPEG"] = jpeg(1000 + i)
-        annotations.append(f"val_{i}.JPEG\t{WNIDS[i % 3]}\t0\t0\t9\t9")
-    files["val/val_annotations.txt"] = "\n".join(annotations).encode()
-    for i in range(test):
-        files[f"test/images/test_{i}.JPEG"] = jpeg(2000 + i)
-    return files
-
-
-def write_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def records(dataset: Path, split: str) -> list[tuple[str, int, bytes]]:
-    reader = ShardReader(dataset, split)
-    try:
-        return [(reader.key(i), int(reader.labels[i]), reader.read(i)) for i in range(len(reader))]
-    finally:
-        reader.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -109,8 +62,8 @@ def test_zip_gives_the_records_of_the_folder(tmp_path, method):
         assert records(tmp_path / "a", split) == records(tmp_path / "b", split)
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="real pictures are not here")
-def test_every_real_picture_is_packed_once_byte_for_byte(tmp_path):
+@pytest.mark.skipif(not SAMPLE.exists(), reason="real images are not here")
+def test_every_real_image_is_packed_once_byte_for_byte(tmp_path):
     pack(SAMPLE, tmp_path / "out", workers=2)
     with zipfile.ZipFile(SAMPLE) as archive:
         wnids = sorted({n.split("/")[2] for n in archive.namelist() if "/train/" in n and n.endswith(".JPEG")})
@@ -125,9 +78,9 @@ def test_every_real_picture_is_packed_once_byte_for_byte(tmp_path):
                 wnid = {"train": name.split("/")[2], "val": answers.get(file), "test": None}[split]
                 label = -1 if wnid is None else wnids.index(wnid)
                 expected[split].append((f"{wnid}/{file}" if wnid else file, label, archive.read(name)))
-    for split, pictures in expected.items():
+    for split, images in expected.items():
         packed = records(tmp_path / "out", split)
-        assert sorted(packed) == sorted(pictures)
+        assert sorted(packed) == sorted(images)
         assert packed != sorted(packed)  # shuffled
 
 
@@ -155,7 +108,7 @@ def test_any_number_of_workers_gives_the_same_files(tmp_path, folder):
 def test_ray_gives_the_files_of_the_local_engine(tmp_path, folder):
     ray = pytest.importorskip("ray")
     pack(folder, tmp_path / "local", workers=0, shard_bytes=20_000)
-    write_files(folder, {"train/n01443537/images/bad.JPEG": b"no picture"})
+    write_files(folder, {"train/n01443537/images/bad.JPEG": b"no image"})
     script = (
         "import sys, ray; ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
         "from alexnet_fast import pack\n"
@@ -241,8 +194,8 @@ def test_a_killed_worker_is_an_error_and_what_is_finished_stays(tmp_path):
 
 
 def test_ctrl_c_ends_in_one_line_and_can_be_resumed(tmp_path):
-    pictures = [jpeg(i, (600, 500)) for i in range(40)]
-    source = write_files(tmp_path / "s", {f"a/{i}.jpg": pictures[i % 40] for i in range(300)})
+    images = [jpeg(i, (600, 500)) for i in range(40)]
+    source = write_files(tmp_path / "s", {f"a/{i}.jpg": images[i % 40] for i in range(300)})
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_fast", "pack", str(source), str(tmp_path / "out"), "--workers", "2",
          "--shard-bytes", "60000", "--resize-shorter", "450"], stderr=subprocess.PIPE, text=True,
@@ -273,7 +226,7 @@ def test_other_options_or_another_source_are_refused(tmp_path, folder):
         with pytest.raises(UsageError, match=text):
             pack(folder, tmp_path / "out", workers=0, **options)
     other = write_files(tmp_path / "other", tiny_files(train=5))
-    with pytest.raises(UsageError, match="from a source with other pictures"):
+    with pytest.raises(UsageError, match="from a source with other images"):
         pack(other, tmp_path / "out", workers=0)
     assert contents(tmp_path / "out") == before
     info = pack(other, tmp_path / "out", workers=0, overwrite=True)
@@ -283,13 +236,13 @@ def test_other_options_or_another_source_are_refused(tmp_path, folder):
 
 
 def test_an_unfinished_pack_refuses_other_options(tmp_path, folder):
-    write_files(folder, {"train/n01443537/images/bad.JPEG": b"no picture"})
+    write_files(folder, {"train/n01443537/images/bad.JPEG": b"no image"})
     with pytest.raises(DamagedDataError):
         pack(folder, tmp_path / "out", workers=0, shard_bytes=9000, seed=2)
     assert list((tmp_path / "out").glob("*.lmdb"))
     with pytest.raises(UsageError, match="holds a pack that was begun with --seed 2, not 3"):
         pack(folder, tmp_path / "out", workers=0, shard_bytes=9000, seed=3)
-    # What to do with bad pictures may change: finished shards held none.
+    # What to do with bad images may change: finished shards held none.
     pack(folder, tmp_path / "out", workers=0, shard_bytes=9000, seed=2, on_bad_image="skip")
     pack(folder, tmp_path / "fresh", workers=0, shard_bytes=9000, seed=2, on_bad_image="skip")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
@@ -333,7 +286,7 @@ def test_a_refusing_disk_ends_clearly_and_can_be_resumed(tmp_path):
     assert len(records(tmp_path / "out", "train")) == 60
 
 
-def test_large_pictures_packed_on_threads_give_the_same_files(tmp_path):
+def test_large_images_packed_on_threads_give_the_same_files(tmp_path):
     files = {f"train/{c}/{i}.jpg": jpeg(i, (1200, 900)) for c in "ab" for i in range(8)}
     files["train/a/png.jpg"] = b"\x89PNG no more"
     source = write_files(tmp_path / "source", files)
@@ -357,7 +310,7 @@ def test_what_is_not_packed_is_no_part_of_the_source(tmp_path, folder):
     assert "was complete already" in again.stderr
 
 
-def test_bad_pictures(tmp_path):
+def test_bad_images(tmp_path):
     out = io.BytesIO()
     Image.new("RGB", (20, 20), (200, 30, 30)).save(out, "PNG")
     files = {f"train/a/{i}.jpg": jpeg(i) for i in range(4)}
@@ -378,7 +331,7 @@ def test_bad_pictures(tmp_path):
     assert "encoded anew, not a JPEG (PNG): 1 (a/png.JPEG)" in done.stdout
     packing = read_dataset_info(tmp_path / "out").packing
     assert [(e["split"], e["key"]) for e in packing["left_out"]] == [("train", "a/bad.jpg")]
-    assert sorted(e["key"] for e in packing["re_encoded"]["pictures"]) == ["a/cut.jpg", "a/png.JPEG"]
+    assert sorted(e["key"] for e in packing["re_encoded"]["images"]) == ["a/cut.jpg", "a/png.JPEG"]
     packed = {key: data for key, _, data in records(tmp_path / "out", "train")}
     assert len(packed) == 6
     assert packed["a/0.jpg"] == files["train/a/0.jpg"]
@@ -402,7 +355,7 @@ def test_resize_limit_and_splits(tmp_path, folder):
 
 
 def test_a_source_that_changes_while_packing(tmp_path, folder):
-    plan = make_plan(open_source(folder), PackOptions())
+    plan = plan_shards(open_source(folder), PackOptions())
     first = plan.tables["train"][0]
     path = folder / first["name"].decode()
     path.write_bytes(path.read_bytes() + b"more")
@@ -410,5 +363,5 @@ def test_a_source_that_changes_while_packing(tmp_path, folder):
         with pytest.raises(DamagedDataError, match="size changed"):
             reader.read(first)
         path.unlink()
-        with pytest.raises(StorageError, match="cannot be read"):  # and so is never skipped as a bad picture
+        with pytest.raises(StorageError, match="cannot be read"):  # and so is never skipped as a bad image
             reader.read(first)

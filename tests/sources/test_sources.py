@@ -1,4 +1,4 @@
-"""Every form that ImageNet is held in gives the same pictures, labels and keys, or an error that names the fault."""
+"""Every form that ImageNet is held in gives the same images, labels and keys, or an error that names the fault."""
 
 import functools
 import gzip
@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_pack import jpeg, records, tiny_files, write_files, write_zip
+from source_files import jpeg, records, tiny_files, write_files, write_zip
 
 from alexnet_fast.errors import DamagedDataError, UsageError
 from alexnet_fast.packing import pack
@@ -156,14 +156,14 @@ def test_image_folder_in_tars(tmp_path, ending, format):
 
 def test_image_folder_of_one_split_and_nested_folders(tmp_path):
     files = {**TRAIN, "n02391049/more/deep.jpg": jpeg(77), "n02391049/._x.jpg": b"junk", "notes.txt": b""}
-    info, found = packed(write_files(tmp_path / "pictures", files), tmp_path / "out")
+    info, found = packed(write_files(tmp_path / "images", files), tmp_path / "out")
     assert found == {"train": sorted([*EXPECTED["train"], ("n02391049/more/deep.jpg", 2, jpeg(77))])}
     assert info.packing["source_format"] == "imagefolder"
     torchvision = pytest.importorskip("torchvision")
-    (tmp_path / "pictures" / "n02391049" / "._x.jpg").unlink()
-    folder = torchvision.datasets.ImageFolder(tmp_path / "pictures")
+    (tmp_path / "images" / "n02391049" / "._x.jpg").unlink()
+    folder = torchvision.datasets.ImageFolder(tmp_path / "images")
     assert folder.classes == [c.wnid for c in info.classes]
-    assert sorted(os.path.relpath(p, tmp_path / "pictures") for p, _ in folder.samples) == [
+    assert sorted(os.path.relpath(p, tmp_path / "images") for p, _ in folder.samples) == [
         k for k, _, _ in found["train"]
     ]
 
@@ -329,7 +329,7 @@ def test_hostile_zips_are_refused(tmp_path, name):
 
 
 def write_bomb(path, inflated, told=None):
-    """A zip of a picture and of `inflated` zeros that call themselves one, whose directory says `told` bytes."""
+    """A zip of an image and of `inflated` zeros that call themselves one, whose directory says `told` bytes."""
     info = zipfile.ZipInfo("a/big.jpg")
     info.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path, "w") as archive:
@@ -378,7 +378,7 @@ def test_compressed_tars_that_unpack_without_end(tmp_path):
     with pytest.raises(DamagedDataError, match="unpacks to more than 200 times its size"):
         pack(tmp_path / "bomb.tar.gz", tmp_path / "out")
     (tmp_path / "zeros.tar.gz").write_bytes(gzip.compress(bytes(1 << 20)))
-    with pytest.raises(UsageError, match="is not a tar of pictures"):
+    with pytest.raises(UsageError, match="is not a tar of images"):
         pack(tmp_path / "zeros.tar.gz", tmp_path / "out")
     folder = tmp_path / "imagenet"
     write_files(folder, {"ILSVRC2012_img_val.tar": tar_bytes(VAL)})
@@ -416,7 +416,7 @@ def test_folder_with_a_pipe_or_a_broken_link(tmp_path):
         open_source(folder)
     (folder / "a" / "4.jpg").unlink()
     (folder / "a" / "loop").symlink_to(folder)
-    assert len(open_source(folder).splits["train"].pictures) >= 2
+    assert len(open_source(folder).splits["train"].images) >= 2
 
 
 def test_torn_archives(tmp_path):
@@ -447,9 +447,9 @@ def test_torn_archives(tmp_path):
     [
         ({"readme.txt": b"x"}, "give the folder or archive they are in"),
         ({"readme.txt": b"x", "tiny.zip": b"PK"}, r"give tiny\.zip in it"),
-        ({"train/a/1.jpg": b"x", "val/1.jpg": b"x"}, "split val has pictures that lie in no class folder"),
+        ({"train/a/1.jpg": b"x", "val/1.jpg": b"x"}, "split val has images that lie in no class folder"),
         ({"train/a/1.jpg": b"x", "val/b/1.jpg": b"x"}, "has class b, which train has not"),
-        ({"train/a/1.jpg": b"x", "train/2.jpg": b"x"}, "pictures beside them"),
+        ({"train/a/1.jpg": b"x", "train/2.jpg": b"x"}, "images beside them"),
         ({"train/a/1.jpg": b"x", "val/2.jpg": b"x", "val/val_annotations.txt": b"3.jpg a"}, "no label for 2.jpg of"),
         ({"train/a/1.jpg": b"x", "val/2.jpg": b"x", "val/val_annotations.txt": b"3.jpg"}, "line 1 of val_annotations"),
     ],

@@ -60,7 +60,7 @@ def test_memory_limits_of_both_cgroup_versions(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 def test_affinity_counts() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from alexnet_fast.device import usable_cores; print(usable_cores())"
+    code += "from alexnet_fast.system import usable_cores; print(usable_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)

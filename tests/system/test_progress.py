@@ -21,7 +21,7 @@ def test_plain_lines_end_with_what_was_done() -> None:
         for _ in range(5):
             progress.advance()
     (line,) = out.getvalue().splitlines()
-    assert line.startswith("packing: 5 of 5 pictures, ")
+    assert line.startswith("packing: 5 of 5 images, ")
     assert line.endswith(", shard 0")
 
 
@@ -34,7 +34,7 @@ def test_what_is_got_ready_before_the_work_is_told() -> None:
         progress.advance()
     first, last = out.getvalue().splitlines()
     assert first == "packing: unpacking a.tar.gz ..."
-    assert last.startswith("packing: 1 of 1 pictures") and last.endswith(" s")
+    assert last.startswith("packing: 1 of 1 images") and last.endswith(" s")
 
 
 def test_an_error_passes_through_and_says_nothing_more() -> None:
@@ -64,7 +64,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     import pty
 
     script = """
-        from alexnet_fast.progress import progress_bar
+        from alexnet_fast.system import progress_bar
         import time
         with progress_bar("packing") as p:
             p.note("unpacking"); time.sleep(0.2)
@@ -89,6 +89,6 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     text = shown.decode()
     assert "packing" in text
     assert "unpacking" in text
-    assert "pictures/s" in text
+    assert "images/s" in text
     assert "left" in text
     assert "20/20" in text

@@ -74,7 +74,7 @@ def source(content: bytes) -> None:
             found = open_source(path, staging=Path(folder) / "staging")
             reader = FileReader([str(container) for container in found.containers])
             for split in found.splits.values():
-                for row in split.pictures[:8].tolist():
+                for row in split.images[:8].tolist():
                     container, method, offset, stored, size, crc, name, label, _ = row
                     assert -1 <= label < max(1, len(found.classes))
                     with contextlib.suppress(AlexNetFastError):
@@ -88,7 +88,7 @@ def source(content: bytes) -> None:
 # Whatever is put together of these does no work of more than a moment: there is no sound data set among the places.
 WORDS = (
     "pack", "verify", "inspect", "train", "bench-loader", "evaluate", "predict", "export", "demo", "doctor",
-    "nowhere", "empty", "notes.txt", "tree", "rotten", "run", "picture.png", "out", "out/out", "/dev/null", "/proc/x",
+    "nowhere", "empty", "notes.txt", "tree", "rotten", "run", "image.png", "out", "out/out", "/dev/null", "/proc/x",
     "", " ", "-", "--", "-1", "0", "1", "3", "1e9", "nan", "inf", "-inf", "true", "null", "[]", "{}", "9" * 400,
     "9" * 5000, "x" * 300, "猫", "\udcff\udcfe", "٣", "²", "a\nb", "\x1b[31m", "a=b", "=", "lr=nan", "width=1e400",
     "area=[1,2,3]", "[" * 100_000, "width=" + "[" * 100_000, "1GiB", "1.5k", "-5MB", "auto", "on", "off", "cpu",
@@ -139,11 +139,11 @@ def _places(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text("[]")
     (folder / "run" / "last.pt").write_bytes(b"PK\x03\x04")
-    picture = Path(__file__).parent / "corpus" / "picture.png"
-    shutil.copy(picture, folder / "picture.png")
+    image = Path(__file__).parent / "corpus" / "image.png"
+    shutil.copy(image, folder / "image.png")
     place = folder / "tree" / "train" / "n00000000"
     place.mkdir(parents=True)
-    shutil.copy(picture, place / "a.png")
+    shutil.copy(image, place / "a.png")
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

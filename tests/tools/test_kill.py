@@ -16,7 +16,7 @@ HARNESS = Path(__file__).resolve().parents[2] / "tools" / "kill_harness.py"
 @pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc")
 @pytest.mark.skipif(not HARNESS.exists(), reason="tools/ is not part of this copy")
 def test_killed_runs_go_on_to_the_same_outcome(tmp_path):
-    """Pack and train killed at random moments, when files appear and during validation: every picture and weight is
+    """Pack and train killed at random moments, when files appear and during validation: every image and weight is
     that of a run that nobody killed, to the bit, and nothing is left behind.
     """
     report = tmp_path / "report.json"

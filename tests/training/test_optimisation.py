@@ -71,7 +71,7 @@ def test_the_bf16_copy_learns_for_the_float32_weights(name):
     torch.nn.functional.cross_entropy(reference(images), labels).backward()
     for (key, mine), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         assert mine.dtype == mine.grad.dtype == torch.float32
-        # Eight mantissa bits through eight layers and the statistics of eight pictures: the direction is what counts.
+        # Eight mantissa bits through eight layers and the statistics of eight images: the direction is what counts.
         cosine = torch.nn.functional.cosine_similarity(mine.grad.flatten(), theirs.grad.flatten(), dim=0)
         assert cosine > 0.8 or theirs.grad.norm() < 1e-4, key
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_colour_noise_has_the_papers_spread_and_is_the_same_over_ranks():
     images = torch.zeros(4000, 3, 2, 2)
     noisy = add_color_noise(images, 0.1, seed=5)
     assert (images == 0).all()
-    assert torch.equal(noisy, noisy[:, :, :1, :1].expand_as(noisy))  # one shift a picture
+    assert torch.equal(noisy, noisy[:, :, :1, :1].expand_as(noisy))  # one shift an image
     shift = (noisy[:, :, 0, 0] * torch.tensor(IMAGENET_STD)).numpy()
     deviations = np.sqrt(np.linalg.eigvalsh(np.cov(shift.T)))[::-1]
     np.testing.assert_allclose(deviations, [0.02175, 0.00188, 0.00045], rtol=0.05)

@@ -53,7 +53,7 @@ def test_a_value_given_twice_must_be_the_same():
         choose_recipe(replace(CONFIG, lr=0.1, overrides={"lr": 0.2}), 5000)
 
 
-def test_the_fast_batch_follows_the_number_of_pictures():
+def test_the_fast_batch_follows_the_number_of_images():
     assert [fast_batch_size(n) for n in (53, 1200, 5000, 100_000, 1_281_167)] == [16, 16, 64, 1024, 1024]
     small, large = choose_recipe(CONFIG, 5000), choose_recipe(CONFIG, 1_281_167)
     assert large.lr == pytest.approx(4 * small.lr, rel=1e-4)  # sixteen times the batch
@@ -79,7 +79,7 @@ def test_a_plateau_divides_the_rate_by_ten():
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.001, 0.001, 0.001, 0.0001])
 
 
-def test_pictures_grow_in_steps_to_their_whole_size():
+def test_images_grow_in_steps_to_their_whole_size():
     recipe = replace(choose_recipe(CONFIG, 5000), epochs=8, start_size=0.5, full_size_at=0.5)
     assert [training_size(recipe, epoch, 64) for epoch in range(8)] == [32, 40, 48, 56, 64, 64, 64, 64]
     assert [training_size(replace(recipe, start_size=1.0), epoch, 224) for epoch in range(2)] == [224, 224]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_samples, pack_pictures
+from conftest import make_samples, pack_images
 
 from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
 from alexnet_fast.training import load_run
@@ -68,7 +68,7 @@ def test_a_run_folder_holds_all_of_it(packed_small, tmp_path):
     assert config["recipe"]["lr"] == 1e-3 and config["recipe"]["width"] == 0.0625 and config["precision"] == "fp32"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["last"] == rows[-1] and summary["best"] == result.best and summary["finished"]
-    assert summary["totals"]["steps"] == 6 and summary["totals"]["pictures"] == 96
+    assert summary["totals"]["steps"] == 6 and summary["totals"]["images"] == 96
     assert summary["versions"]["torch"] == torch.__version__ and summary["hardware"]["cores"] >= 1
     assert summary["verdict"].endswith(".")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -90,7 +90,7 @@ def test_it_learns(packed_small, tmp_path):
 @pytest.mark.parametrize("model", ["alexnet", "alexnet-bn"])
 def test_a_resumed_run_ends_as_the_uninterrupted_one(packed_small, tmp_path, stop, model):
     whole = small_config(packed_small, tmp_path / "whole", model=model, seed=3)
-    if model == "alexnet-bn":  # everything at once: bf16 where it is fast, growing pictures, noise, momentum
+    if model == "alexnet-bn":  # everything at once: bf16 where it is fast, growing images, noise, momentum
         overrides = {**SMALL, "start_size": 0.75, "full_size_at": 0.5, "color_noise": 0.1, "clip": 1.0}
         whole = replace(whole, recipe="fast", precision="auto", overrides=overrides)
     part = replace(whole, run_dir=tmp_path / "part")
@@ -191,13 +191,13 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
     config = small_config(packed_small, tmp_path / "run")
     for change, message in (
         ({"dataset": tmp_path / "nowhere"}, "not a packed data set"),
-        ({"batch_size": 54}, "more than the 53 training pictures"),
+        ({"batch_size": 54}, "more than the 53 training images"),
         ({"checkpoint_every": "soon"}, "a number of steps, a time such as 90s, 10m or 1h, or epoch, got 'soon'"),
         ({"checkpoint_every": "-5m"}, "checkpoint_every must be"),
         ({"overrides": {"colour": 1}}, "no hyper-parameter is called 'colour'"),
         ({"overrides": {"ema": 1.0}}, "ema must be a number from 0 below 1"),
-        ({"model": "alexnet-bn", "batch_size": 1}, "two pictures or more"),
-        ({"image_size": 16}, "pictures of 16 pixels leave nothing"),
+        ({"model": "alexnet-bn", "batch_size": 1}, "two images or more"),
+        ({"image_size": 16}, "images of 16 pixels leave nothing"),
         ({"precision": "fp16"}, "CPUs do not train in fp16"),
         ({"run_dir": None, "resume": True}, "--run-dir"),
         ({"loader_settings": tmp_path / "none.json"}, "cannot be read"),
@@ -208,13 +208,13 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
 
 
 def test_without_a_val_split_it_says_so(tmp_path):
-    dataset = pack_pictures(tmp_path / "data", {"train": make_samples("train", 20, 2, size=(32, 32))}, num_classes=2)
+    dataset = pack_images(tmp_path / "data", {"train": make_samples("train", 20, 2, size=(32, 32))}, num_classes=2)
     result, lines = quietly(small_config(dataset, tmp_path / "run", epochs=1, batch_size=10))
     assert result.best is None and result.rows[0]["val_top1"] is None
     assert any("no val split" in line for line in lines) and "nothing was validated" in result.closing_lines()
     assert load_run(tmp_path / "run").path.name == "last.pt"
     assert "No epoch was validated" in json.loads((tmp_path / "run" / "summary.json").read_text())["verdict"]
-    only_test = pack_pictures(tmp_path / "other", {"test": make_samples("test", 8, 2)}, num_classes=2)
+    only_test = pack_images(tmp_path / "other", {"test": make_samples("test", 8, 2)}, num_classes=2)
     with pytest.raises(UsageError, match="has no train split"):
         train(small_config(only_test, tmp_path / "never"), say=lambda line: None)
 

@@ -1,4 +1,4 @@
-"""Crops cut and resized by compiled code, a lot of pictures a call and without Python's lock.
+"""Crops cut and resized by compiled code, a lot of images a call and without Python's lock.
 
 It is compiled when the package is installed, where a C compiler and Python's headers are there; to decode as well it
 takes the headers of libjpeg-turbo. Where it was not compiled, or ALEXNET_FAST_NATIVE=off is set in the environment,
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..decode import trial_picture
+from ..decode import trial_image
 
 
 @functools.cache
@@ -38,10 +38,10 @@ def compiled_decoder() -> Any | None:
     module = compiled_resizer()
     if module is None or not hasattr(module, "cut_jpegs"):
         return None
-    jpeg, picture = trial_picture()
+    jpeg, image = trial_image()
     out = np.zeros((1, 20, 20, 3), np.uint8)
     done, _, _ = module.cut_jpegs([jpeg], [40], [50], *_one_box([9, 7, 20, 20]), None, None, None, out, 0)
-    return module if done == 1 and np.array_equal(out[0], picture[9:29, 7:27]) else None
+    return module if done == 1 and np.array_equal(out[0], image[9:29, 7:27]) else None
 
 
 def _one_box(box: list[int]) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-/* alexnet_fast.native._native: pictures in, resized crops out, a lot at a time and without the GIL. */
+/* alexnet_fast.native._native: images in, resized crops out, a lot at a time and without the GIL. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -10,7 +10,7 @@
 #include "region.h"
 #endif
 
-/* What is to be done with n pictures; every array is C-contiguous. */
+/* What is to be done with n images; every array is C-contiguous. */
 struct lot {
     Py_buffer boxes;   /* int32 (n, 4): top, left, height, width */
     Py_buffer scaled;  /* int32 (n, 2): height and width that the box is resized to */
@@ -53,7 +53,7 @@ static int acquire_lot(struct lot *lot, Py_ssize_t n, PyObject *const *args) {
         out->shape[3] != 3 || lot->boxes.len != n * 16 || lot->scaled.len != n * 8 || lot->offsets.len != n * 8 ||
         (lot->flips.obj && lot->flips.len != n)) {
         release_lot(lot);
-        PyErr_SetString(PyExc_ValueError, "arrays do not fit each other, or the number of pictures");
+        PyErr_SetString(PyExc_ValueError, "arrays do not fit each other, or the number of images");
         return -1;
     }
     lot->n = n, lot->side = (int)out->shape[1];
@@ -82,7 +82,7 @@ static void *place_of(const struct lot *lot, Py_ssize_t i) {
     return (char *)lot->out.buf + (size_t)i * lot->side * lot->side * 3 * lot->out.itemsize;
 }
 
-/* Whether the box lies in a picture of height x width, and the output in the scaled box. */
+/* Whether the box lies in an image of height x width, and the output in the scaled box. */
 static int fits(const struct box *b, const struct target *t, int height, int width) {
     return b->top >= 0 && b->left >= 0 && b->height > 0 && b->width > 0 && b->height <= height && b->width <= width &&
            b->top <= height - b->height && b->left <= width - b->width && t->side > 0 && t->height >= t->side &&
@@ -95,10 +95,10 @@ enum outcome { DONE, NOT_DECODED, BAD_BOX, NO_MEMORY };
 static PyObject *fail(enum outcome outcome, Py_ssize_t i) {
     if (outcome == NO_MEMORY)
         return PyErr_NoMemory();
-    return PyErr_Format(PyExc_ValueError, "picture %zd: it or its box is not where it should be", i);
+    return PyErr_Format(PyExc_ValueError, "image %zd: it or its box is not where it should be", i);
 }
 
-/* ---- pictures that are pixels already ---- */
+/* ---- images that are pixels already ---- */
 
 static enum outcome cut_one(
     const Py_buffer *pixels, int64_t number, const struct lot *lot, Py_ssize_t i, struct workspace *work,
@@ -110,16 +110,16 @@ static enum outcome cut_one(
     if (number < 0 || number >= pixels->shape[0] || !fits(&box, &target, height, width))
         return BAD_BOX;
     const size_t bytes = (size_t)height * width * 3;
-    const uint8_t *picture = (const uint8_t *)pixels->buf + (size_t)number * bytes;
-    if ((size_t)(pixels->shape[0] - number) * bytes < bytes + ROW_SLACK) { /* behind the last picture lies nothing */
+    const uint8_t *image = (const uint8_t *)pixels->buf + (size_t)number * bytes;
+    if ((size_t)(pixels->shape[0] - number) * bytes < bytes + ROW_SLACK) { /* behind the last image lies nothing */
         uint8_t *copy = reserve(copies, bytes + ROW_SLACK);
         if (copy == NULL)
             return NO_MEMORY;
         memset(copy + bytes, 0, ROW_SLACK);
-        picture = memcpy(copy, picture, bytes);
+        image = memcpy(copy, image, bytes);
     }
     const struct region region = {
-        .pixels = picture + ((size_t)box.top * width + box.left) * 3, .stride = (size_t)width * 3,
+        .pixels = image + ((size_t)box.top * width + box.left) * 3, .stride = (size_t)width * 3,
         .height = box.height, .width = box.width,
     };
     const struct finish finish = finish_of(lot);
@@ -129,13 +129,13 @@ static enum outcome cut_one(
 PyDoc_STRVAR(
     cut_pixels_doc,
     "cut_pixels(pixels, numbers, boxes, scaled, offsets, flips, scale, bias, out)\n--\n\n"
-    "Resized boxes of pictures of one size.\n\n"
+    "Resized boxes of images of one size.\n\n"
     "Args:\n"
     "    pixels: uint8 (N, H, W, 3).\n"
     "    numbers: int64 (n,), which of them.\n"
     "    boxes, scaled, offsets, flips, scale, bias, out: as in `cut_jpegs`.\n\n"
     "Raises:\n"
-    "    ValueError: arrays do not fit each other, or a box lies outside its picture."
+    "    ValueError: arrays do not fit each other, or a box lies outside its image."
 );
 
 static PyObject *cut_pixels(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
@@ -174,7 +174,7 @@ static PyObject *cut_pixels(PyObject *self, PyObject *const *args, Py_ssize_t na
     return result;
 }
 
-/* ---- pictures that are JPEGs ---- */
+/* ---- images that are JPEGs ---- */
 
 #ifdef WITH_JPEG
 
@@ -212,21 +212,21 @@ static enum outcome decode_and_cut(
 PyDoc_STRVAR(
     cut_jpegs_doc,
     "cut_jpegs(jpegs, heights, widths, boxes, scaled, offsets, flips, scale, bias, out, begin)\n--\n\n"
-    "Decoded and resized boxes of pictures, from number `begin` on.\n\n"
+    "Decoded and resized boxes of images, from number `begin` on.\n\n"
     "Args:\n"
     "    jpegs: list of n bytes-like objects.\n"
     "    heights, widths: lists of n whole numbers, pixels.\n"
-    "    boxes: int32 (n, 4): top, left, height, width in the picture.\n"
+    "    boxes: int32 (n, 4): top, left, height, width in the image.\n"
     "    scaled: int32 (n, 2): height and width that the box is resized to.\n"
     "    offsets: int32 (n, 2): top and left, in that, of the output.\n"
     "    flips: bool (n,), which are mirrored left to right; None: none.\n"
     "    scale, bias: float32 (S * 3,): values become bias + scale * value, row by row; None where `out` is uint8.\n"
     "    out: uint8, bfloat16 (seen as any type of two bytes) or float32, (n, S, S, 3), written.\n\n"
     "Returns:\n"
-    "    (number, decode, resize): the first picture that was not decoded, because it is damaged, of another size or no\n"
+    "    (number, decode, resize): the first image that was not decoded, because it is damaged, of another size or no\n"
     "    baseline JPEG, n where there is none; seconds spent on either stage.\n\n"
     "Raises:\n"
-    "    ValueError: arrays do not fit each other, or a box lies outside its picture."
+    "    ValueError: arrays do not fit each other, or a box lies outside its image."
 );
 
 /* Takes hold of all jpegs; how many of them were, fewer than n with an exception set. */
@@ -239,7 +239,7 @@ static Py_ssize_t acquire_jpegs(PyObject *list, Py_buffer *jpegs, Py_ssize_t n) 
 
 static int read_numbers(PyObject *list, int *numbers, Py_ssize_t n) {
     if (!PyList_Check(list) || PyList_GET_SIZE(list) != n) {
-        PyErr_SetString(PyExc_ValueError, "heights and widths must be lists, as long as that of the pictures");
+        PyErr_SetString(PyExc_ValueError, "heights and widths must be lists, as long as that of the images");
         return -1;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -314,7 +314,7 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {
     .m_base = PyModuleDef_HEAD_INIT, .m_name = "_native",
-    .m_doc = "Crops of pictures, cut and resized outside Python.", .m_size = 0, .m_methods = methods,
+    .m_doc = "Crops of images, cut and resized outside Python.", .m_size = 0, .m_methods = methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

@@ -1,7 +1,7 @@
 /* The rows are mixed first and the columns of each mixed row while it lies in the first-level cache: a crop is mostly
  * taller than the output, so the columns, which cost more, are mixed for fewer rows.
  *
- * Weights are 14-bit whole numbers that add up to one exactly, so an even picture keeps its value. */
+ * Weights are 14-bit whole numbers that add up to one exactly, so an even image keeps its value. */
 
 #include "resize.h"
 

@@ -9,7 +9,7 @@
 /* Bytes that may be read past the last pixel of a row. */
 #define ROW_SLACK 32
 
-/* Memory that a resize works in, kept from picture to picture; all zero to begin with. */
+/* Memory that a resize works in, kept from image to image; all zero to begin with. */
 struct workspace {
     void *memory;
     size_t size;
@@ -19,7 +19,7 @@ struct box {
     int top, left, height, width;
 };
 
-/* Pixels of a picture: row y begins at pixels + y * stride, and ROW_SLACK bytes behind each may be read. */
+/* Pixels of an image: row y begins at pixels + y * stride, and ROW_SLACK bytes behind each may be read. */
 struct region {
     const uint8_t *pixels;
     size_t stride;

@@ -5,8 +5,8 @@ Records are read in this process and fed to DALI in the order of the epoch, with
 is cut and mirrored as in the other backends, whatever the threads.
 
 DALI's own reader of these shards (`fn.readers.caffe`) and its own random crops were measured beside this, on full-size
-ImageNet pictures and the CPU of 2 cores: one thread feeds 22,000 records/s where the reader delivers 20,400, and whole
-pipelines give 486 pictures/s with fed boxes, 490 with DALI's crops on fed records and 509 with its reader, each between
+ImageNet images and the CPU of 2 cores: one thread feeds 22,000 records/s where the reader delivers 20,400, and whole
+pipelines give 486 images/s with fed boxes, 490 with DALI's crops on fed records and 509 with its reader, each between
 430 and 820 as the machine's pace changed: no difference (benchmarks/dali_readers.py, results/dali-readers.json).
 Shuffling is not even equal: the reader mixes a buffer of records, and offers no other order and no place to resume at.
 So feeding costs nothing, and gives what the reader cannot.
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Fed: TypeAlias = tuple[npt.NDArray[np.int64], tuple[Any, ...]]  # records, and what DALI is given of them
 
 # Batches read ahead of DALI's queue, a thread for each: reading copies out of the page cache without Python's lock, and
-# a batch of 1,024 full-size pictures is 112 MB.
+# a batch of 1,024 full-size images is 112 MB.
 _READ_AHEAD = 2
 _OLDEST = (2, 2)  # 2.1 decodes regions without `adjust_orientation`
 _INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130, never both)"
@@ -81,8 +81,8 @@ class DaliLoader(Loader):
 
     Options: `region` (decode only what the crop needs: 'auto', True or False; on a GPU 'auto' tries it once in another
     process), `hw_decoder_load` (share of a batch for a GPU's JPEG engines, 0 to 1; none by default, since they were
-    reported to corrupt pictures on H100: see benchmarks/gpu.py, section pixels), `huffman_threshold` (pixels above
-    which a picture's entropy is decoded on the GPU) and `fancy_upsampling` (chroma as libjpeg-turbo interpolates it).
+    reported to corrupt images on H100: see benchmarks/gpu.py, section pixels), `huffman_threshold` (pixels above
+    which an image's entropy is decoded on the GPU) and `fancy_upsampling` (chroma as libjpeg-turbo interpolates it).
 
     Raises:
         MissingDependencyError: DALI cannot run here; the text says why and what to do.
@@ -127,18 +127,18 @@ class DaliLoader(Loader):
             raise UsageError(f"option huffman_threshold must be a whole number from 0 up, got {threshold!r}")
         if not isinstance(fancy, bool):
             raise UsageError(f"option fancy_upsampling must be True or False, got {fancy!r}")
-        how = "decoding regions" if region else "decoding whole pictures"
+        how = "decoding regions" if region else "decoding whole images"
         if region == "auto" and self.device.type == "cuda":
             from .trial import region_decoding_fails
 
             reason = region_decoding_fails(self.device, hw_decoder_load=float(load))
             region = reason is None
-            how = "decoding regions" if region else f"decoding whole pictures ({reason})"
+            how = "decoding regions" if region else f"decoding whole images ({reason})"
         index = self.reader.index
         widths, heights = index["width"].astype(np.int64), index["height"].astype(np.int64)
         largest, most = (0, 0), 0
         if len(index):
-            # Engines reserve a batch of pictures of this size: the few larger ones are worth a reallocation.
+            # Engines reserve a batch of images of this size: the few larger ones are worth a reallocation.
             largest = (int(np.quantile(widths, 0.99)), int(np.quantile(heights, 0.99)))
             most = int((widths * heights).max())
         decoding = Decoding(
@@ -279,7 +279,7 @@ class DaliLoader(Loader):
             if complaint is not None:
                 return DamagedDataError(
                     f"{self.reader.describe(record)} cannot be decoded ({complaint}): "
-                    "pack the data set again, which checks every picture"
+                    "pack the data set again, which checks every image"
                 )
         return WorkerError(f"DALI failed, and no record is to blame ({_gist(error)}): try --backend torchvision")
 
@@ -324,7 +324,7 @@ class DaliLoader(Loader):
 
 
 def _complaint(jpeg: bytes, height: int, width: int) -> str | None:
-    """What is wrong with an encoded picture that should have that size; None for a sound one."""
+    """What is wrong with an encoded image that should have that size; None for a sound one."""
     import simplejpeg
 
     try:

@@ -1,4 +1,4 @@
-"""The DALI graph: encoded pictures and boxes in, resized and mirrored uint8 pictures out, on the CPU or on a GPU.
+"""The DALI graph: encoded images and boxes in, resized and mirrored uint8 images out, on the CPU or on a GPU.
 
 One graph serves training and evaluation, with a GPU and without: decode a region, resize a part of it, perhaps
 mirrored. Only the boxes that are fed differ, so what a machine without a GPU tests is what runs on a GPU.
@@ -22,7 +22,7 @@ _MEBIBYTE = 1 << 20
 
 
 class Cuts(NamedTuple):
-    """What to take of n pictures; every pair is (vertical, horizontal).
+    """What to take of n images; every pair is (vertical, horizontal).
 
     Attributes:
         anchors, shapes: int32 (n, 2): the region to decode, whole pixels of the source.
@@ -69,15 +69,15 @@ def cut_eval(heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int, sho
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How pictures are decoded on a GPU; on the CPU only `region` means something.
+    """How images are decoded on a GPU; on the CPU only `region` means something.
 
     Attributes:
-        region: decode only the region, where the codec can; otherwise decode the whole picture, then cut.
+        region: decode only the region, where the codec can; otherwise decode the whole image, then cut.
         hw_decoder_load: share of each batch for the JPEG engines that A100, H100 and H200 have.
-        huffman_threshold: pictures of more pixels have their entropy decoded on the GPU, others by CPU threads.
+        huffman_threshold: images of more pixels have their entropy decoded on the GPU, others by CPU threads.
         fancy_upsampling: halved chroma is interpolated as libjpeg-turbo does, where nvJPEG would repeat it.
-        largest: (width, height) that most pictures stay under; sizes the engines' buffers.
-        most_pixels: of any picture; sizes the buffers of each thread.
+        largest: (width, height) that most images stay under; sizes the engines' buffers.
+        most_pixels: of any image; sizes the buffers of each thread.
     """
 
     region: bool = True
@@ -90,7 +90,7 @@ class Decoding:
     def mixed_arguments(self) -> dict[str, Any]:
         """Arguments of DALI's decoders for device 'mixed'."""
         # nvJPEG keeps 16-bit coefficients of three planes on the device and some less on the host; what does not fit is
-        # allocated anew in the middle of a run, so bounds are generous, yet one giant picture must not claim them all.
+        # allocated anew in the middle of a run, so bounds are generous, yet one giant image must not claim them all.
         device = min(max(16 * _MEBIBYTE, 6 * self.most_pixels), 256 * _MEBIBYTE)
         host = min(max(8 * _MEBIBYTE, 4 * self.most_pixels), 192 * _MEBIBYTE)
         width, height = self.largest if self.hw_decoder_load > 0 else (0, 0)
@@ -121,7 +121,7 @@ def build_pipeline(
     """A built DALI pipeline with one output: uint8 (n, S, S, 3), on the device.
 
     Args:
-        source: called for each batch; returns (encoded pictures, anchors, shapes, starts, ends), the last four from
+        source: called for each batch; returns (encoded images, anchors, shapes, starts, ends), the last four from
             `Cuts`; raises StopIteration at the end. What it returns must stay alive until the batch has come out.
         depth: batches that are prepared ahead.
         device_id: of a CUDA device; None for the CPU.
@@ -137,7 +137,7 @@ def build_pipeline(
         exec_dynamic=True,
     )
     integers, reals = types.DALIDataType.INT32, types.DALIDataType.FLOAT
-    # EXIF orientation is passed over, as torchvision's decoder does: boxes are drawn for the picture as it is stored.
+    # EXIF orientation is passed over, as torchvision's decoder does: boxes are drawn for the image as it is stored.
     arguments: dict[str, Any] = {"output_type": types.DALIImageType.RGB, "adjust_orientation": False}
     arguments.update({"device": "cpu"} if device_id is None else decoding.mixed_arguments())
     with pipeline:

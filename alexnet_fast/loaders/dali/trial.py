@@ -2,7 +2,7 @@
 
 A decoder that cannot may end the whole process. nvImageCodec 0.9.0 was reported to do so on H100 and B200 (SIGSEGV) and
 to fail with an internal error on A100, where 0.8.0 works (NVIDIA/nvImageCodec, issue 55). So the question is put to a
-process whose end harms nobody, and its pictures are compared with those of whole decoding.
+process whose end harms nobody, and its images are compared with those of whole decoding.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 _SECONDS = 180
-# Pictures, and rounds of all of them: several batches are under way at once, as in training.
-_PICTURES, _ROUNDS = 32, 4
+# Images, and rounds of all of them: several batches are under way at once, as in training.
+_IMAGES, _ROUNDS = 32, 4
 # The two ways upsample chroma from different neighbours at a region's edge; a mean over all pixels hardly shows it.
 _MEAN_DIFFERENCE = 1.0
 _PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13")
@@ -131,13 +131,13 @@ def main() -> None:
 
 
 def _decode(device: torch.device, *, region: bool, hw_decoder_load: float) -> list[torch.Tensor]:
-    """Crops of `_PICTURES` made pictures, `_ROUNDS` times: each uint8 (n, 3, 64, 64) on the CPU."""
+    """Crops of `_IMAGES` made images, `_ROUNDS` times: each uint8 (n, 3, 64, 64) on the CPU."""
     import torch
 
     from ...images import sample_crops
     from .pipeline import Decoding, build_pipeline, cut_train, take_images
 
-    jpegs, heights, widths = _pictures()
+    jpegs, heights, widths = _images()
     records = np.arange(len(jpegs))
     cuts = cut_train(sample_crops(0, 0, records, heights, widths), records % 2 == 1)
     rounds = iter(range(_ROUNDS))
@@ -169,22 +169,22 @@ def _decode(device: torch.device, *, region: bool, hw_decoder_load: float) -> li
     return [images.cpu() for images in taken]
 
 
-def _pictures() -> tuple[list[Any], Any, Any]:
-    """Smooth colour pictures of ImageNet's sizes, half of them with halved chroma, one in eight grey."""
+def _images() -> tuple[list[Any], Any, Any]:
+    """Smooth colour images of ImageNet's sizes, half of them with halved chroma, one in eight grey."""
     import simplejpeg
 
     random = np.random.default_rng(0)
     jpegs, sizes = [], []
-    for i in range(_PICTURES):
+    for i in range(_IMAGES):
         height, width = (int(side) for side in random.integers(120, 520, 2))
         y, x = np.mgrid[0:height, 0:width] / 50.0
         waves = [np.sin(x * random.uniform(-2, 2) + y * random.uniform(-2, 2) + shift) for shift in (0, 2, 4)]
         pixels = (128 + 90 * np.stack(waves, axis=2) + random.normal(0, 4, (height, width, 3))).clip(0, 255)
-        picture = np.ascontiguousarray(pixels.astype(np.uint8))
+        image = np.ascontiguousarray(pixels.astype(np.uint8))
         if i % 8 == 7:
-            jpeg = simplejpeg.encode_jpeg(picture[..., :1].copy(), 90, "GRAY")
+            jpeg = simplejpeg.encode_jpeg(image[..., :1].copy(), 90, "GRAY")
         else:
-            jpeg = simplejpeg.encode_jpeg(picture, 90, "RGB", "420" if i % 2 else "444")
+            jpeg = simplejpeg.encode_jpeg(image, 90, "RGB", "420" if i % 2 else "444")
         jpegs.append(np.frombuffer(jpeg, np.uint8))
         sizes.append((height, width))
     heights, widths = np.array(sizes).T

@@ -1,4 +1,4 @@
-"""Where a loader's workers take pictures from: the records of a split, or pixels that are decoded already."""
+"""Where a loader's workers take images from: the records of a split, or pixels that are decoded already."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from ..dataset import ShardReader
 from ..errors import DamagedDataError
-from ..images import ByteArray, CropCutter, CropPlan, Flips, Places, UndecodableError
+from ..images import ByteArray, Cropper, CropPlan, Flips, OutputSlots, UndecodableError
 from .batch_buffers import SharedMemory
 
 Records = npt.NDArray[np.int64]
 
 
-class Cutter(Protocol):
-    """One thread's means of cutting pictures."""
+class CropFunction(Protocol):
+    """One thread's means of cutting images."""
 
-    def __call__(self, records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
+    def __call__(self, records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
         """Put the crop of each record, resized, mirrored where `flips` says so, and finished, into its place.
 
         Raises:
@@ -27,41 +27,41 @@ class Cutter(Protocol):
         ...
 
 
-class Pictures(Protocol):
+class Images(Protocol):
     """Picklable, so that it can go to worker processes."""
 
-    def cutter(self, image_size: int, dtype: str) -> Cutter:
+    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
         """Cuts crops of that size and type."""
         ...
 
 
-class EncodedPictures:
+class EncodedImages:
     """The JPEGs of a split.
 
     Args:
         reader: of the split.
-        decoder: as in `CropCutter`.
+        decoder: as in `Cropper`.
     """
 
     def __init__(self, reader: ShardReader, decoder: str) -> None:
         self.reader, self.decoder = reader, decoder
 
-    def cutter(self, image_size: int, dtype: str) -> Cutter:
-        reader, cutter = self.reader, CropCutter(image_size, dtype, self.decoder)
+    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
+        reader, cutter = self.reader, Cropper(image_size, dtype, self.decoder)
 
-        def cut(records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
+        def cut(records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
             rows = reader.index[records]
             heights, widths = rows["height"].tolist(), rows["width"].tolist()
             try:
-                cutter.jpegs(reader.view_many(records), heights, widths, plan, flips, places)
+                cutter.jpegs(reader.view_many(records), heights, widths, plan, flips, slots)
             except UndecodableError as error:
                 raise damaged(reader, int(records[error.position]), error) from None
 
         return cut
 
 
-class DecodedPictures:
-    """Pictures of one size, decoded, in memory that workers share.
+class DecodedImages:
+    """Images of one size, decoded, in memory that workers share.
 
     Attributes:
         pixels: (n, height, width, 3) uint8; whoever makes this fills it before the first is cut.
@@ -78,11 +78,11 @@ class DecodedPictures:
     def pixels(self) -> ByteArray:
         return self._memory.array.reshape(self._shape)
 
-    def cutter(self, image_size: int, dtype: str) -> Cutter:
-        pixels, cutter = self.pixels, CropCutter(image_size, dtype)
+    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
+        pixels, cutter = self.pixels, Cropper(image_size, dtype)
 
-        def cut(records: Records, plan: CropPlan, flips: Flips, places: Places) -> None:
-            cutter.pixels(pixels, records, plan, flips, places)
+        def cut(records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
+            cutter.pixels(pixels, records, plan, flips, slots)
 
         return cut
 
