@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .system import cgroup_cpu_quota, usable_cores
+from .system import available_memory, cgroup_cpu_quota, cpu_flags, cpu_name, memory_info, usable_cores
 from .version import __version__
 
 _PACKAGES = (
@@ -44,6 +44,8 @@ assert out.at(0).shape == (48, 64, 3)
 """
 
 Facts = list[tuple[str, str]]
+
+_VECTOR_UNITS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"}
 
 
 def doctor() -> str:
@@ -82,15 +84,15 @@ def _this_program() -> Facts:
 def _machine() -> Facts:
     quota = cgroup_cpu_quota()
     limit = "" if quota is None else f", cgroup allows {quota:g}"
-    memory = _meminfo()
+    memory = memory_info()
     facts = [
-        ("processor", _cpu_name()),
+        ("processor", cpu_name()),
         ("usable cores", f"{usable_cores()} (machine has {os.cpu_count()}{limit})"),
-        ("vector units", " ".join(_cpu_flags()) or "not known"),
+        ("vector units", " ".join(flag for flag in cpu_flags() if flag in _VECTOR_UNITS) or "not known"),
     ]
     if memory:
         facts += [
-            ("memory", f"{_gib(memory['MemTotal'])} in all, {_gib(memory['MemAvailable'])} to be had"),
+            ("memory", f"{_gib(memory['MemTotal'])} in all, {_gib(available_memory() or 0)} to be had"),
             ("page cache", f"{_gib(memory['Cached'])} of files held, {_gib(memory['Dirty'])} waiting to be written"),
         ]
     shared = _shared_memory()
@@ -105,40 +107,11 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _cpu_name() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        name = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=10)
-        return name.stdout.strip()
-    return platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> list[str]:
-    told = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"}
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith(("flags", "Features")):
-            return [flag for flag in line.partition(":")[2].split() if flag in told]
-    return []
-
-
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _meminfo() -> dict[str, int]:
-    """/proc/meminfo in bytes; empty where there is none."""
-    values = {}
-    for line in _lines("/proc/meminfo"):
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdigit():
-            values[name] = int(words[0]) * (1024 if words[-1] == "kB" else 1)
-    return values
 
 
 def _shared_memory() -> tuple[int, int] | None:

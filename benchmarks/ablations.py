@@ -24,8 +24,7 @@ import torch
 
 from alexnet_fast import TrainConfig, evaluate, train
 from alexnet_fast.dataset import read_dataset_info
-from alexnet_fast.system import choose_device, write_file_atomically
-from alexnet_fast.training import hardware, versions
+from alexnet_fast.system import choose_device, hardware, versions, write_file_atomically
 from alexnet_fast.training.recipes import choose_recipe
 
 # Each differs from 'base', the fast recipe, in what it names; of lr and batch_size the number is a factor. The most
@@ -153,7 +152,7 @@ def write(args: argparse.Namespace, rows: list[dict[str, object]]) -> None:
             "splits": {name: split.records for name, split in info.splits.items()},
         },
         "hardware": hardware(choose_device("auto")),
-        "versions": versions(),
+        "versions": versions("torch", "numpy"),
         "summary": summarise(rows),
         "rows": rows,
     }

@@ -30,7 +30,7 @@ from alexnet_fast.dataset import ShardReader
 from alexnet_fast.images import sample_crops, sample_flips
 from alexnet_fast.loaders import epoch_order
 from alexnet_fast.loaders.dali.pipeline import Decoding, build_pipeline, cut_train
-from alexnet_fast.system import usable_cores
+from alexnet_fast.system import cpu_name, usable_cores
 
 BATCH, SIZE = 128, 224
 
@@ -202,14 +202,9 @@ def environment() -> dict[str, Any]:
     """The machine and the versions that the figures hold for."""
     from importlib.metadata import version
 
-    cpu = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
     packages = ("nvidia-dali-cuda120", "nvidia-nvimgcodec-cu12", "lmdb", "numpy")
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": usable_cores(),
         "device": "cpu",
         "python": sys.version.split()[0],

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -179,13 +178,8 @@ def environment(device: str) -> dict[str, Any]:
 
     import torch
 
-    from alexnet_fast.system import usable_cores
+    from alexnet_fast.system import cpu_name, usable_cores
 
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
     versions = {}
     for name in (
         "torch",
@@ -207,7 +201,7 @@ def environment(device: str) -> dict[str, Any]:
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "driver": driver.read_text().strip() if driver.exists() else "unknown",
         }
-    return {"device": device, "gpu": gpu, "cpu": cpu, "cores": usable_cores(), "versions": versions}
+    return {"device": device, "gpu": gpu, "cpu": cpu_name(), "cores": usable_cores(), "versions": versions}
 
 
 def main() -> None:

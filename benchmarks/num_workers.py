@@ -171,12 +171,12 @@ def write_packed(files: list[tuple[str, int]], folder: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Machine and versions."""
-    from alexnet_fast.bench.probe import cpu_name, memory_bytes, versions
-    from alexnet_fast.system import usable_cores
+    from alexnet_fast.system import cpu_name, memory_bytes, usable_cores, versions
 
     return {
         "machine": cpu_name(), "usable_cores": usable_cores(), "memory_bytes": memory_bytes()[0],
-        "system": platform.platform(), "versions": versions(), "batch_size": BATCH, "classes": CLASSES,
+        "system": platform.platform(), "versions": versions("torch", "torchvision", "numpy"),
+        "batch_size": BATCH, "classes": CLASSES,
     }  # fmt: skip
 
 

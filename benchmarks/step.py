@@ -29,8 +29,8 @@ from alexnet_fast.dataset import ClassInfo, DatasetInfo, SplitInfo, write_datase
 from alexnet_fast.models import count_parameters
 from alexnet_fast.models.alexnet import forward_flops
 from alexnet_fast.models.precision import cpu_bf16_instructions
-from alexnet_fast.system import choose_device, synchronize, write_file_atomically
-from alexnet_fast.training import Ranks, hardware, versions
+from alexnet_fast.system import choose_device, hardware, synchronize, versions, write_file_atomically
+from alexnet_fast.training import Ranks
 from alexnet_fast.training.plan import plan_run
 from alexnet_fast.training.stopping import Stops
 from alexnet_fast.training.trainer import Trainer
@@ -165,7 +165,7 @@ def main() -> None:
             content = {
                 "what": __doc__.splitlines()[0],
                 "hardware": {**hardware(device), "bf16_instructions": cpu_bf16_instructions()},
-                "versions": versions(),
+                "versions": versions("torch", "numpy"),
                 "rows": rows,
             }
             if args.out is not None:

@@ -147,13 +147,13 @@ def best_device() -> str:
 
 def environment() -> dict[str, Any]:
     """Machine and versions."""
-    from alexnet_fast.bench.probe import cpu_name, device_name, versions
-    from alexnet_fast.system import choose_device, usable_cores
+    from alexnet_fast.system import choose_device, cpu_name, device_name, usable_cores, versions
 
     device = choose_device("auto")
     return {
         "machine": cpu_name(), "usable_cores": usable_cores(), "device": device.type,
-        "device_name": device_name(device), "versions": versions(),
+        "device_name": device_name(device),
+        "versions": versions("torch", "torchvision", "nvidia-dali-cuda120", "lmdb", "numpy"),
     }  # fmt: skip
 
 

@@ -23,8 +23,7 @@ from pathlib import Path
 
 from alexnet_fast import TrainConfig, UsageError, evaluate, train
 from alexnet_fast.dataset import read_dataset_info
-from alexnet_fast.system import choose_device, write_file_atomically
-from alexnet_fast.training import hardware, versions
+from alexnet_fast.system import choose_device, hardware, versions, write_file_atomically
 from alexnet_fast.training.checkpoint import load_checkpoint
 
 _MOST_PARAMETERS = 63_000_000
@@ -108,7 +107,7 @@ def main() -> None:
             "top1_spread": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
             "training_seconds_mean": round(statistics.mean(seconds), 2),
             "hardware": hardware(choose_device(args.device)),
-            "versions": versions(),
+            "versions": versions("torch", "numpy"),
             "rows": rows,
         }
         write_file_atomically(args.out, (json.dumps(content, indent=1) + "\n").encode())

@@ -32,6 +32,7 @@ from alexnet_fast.dataset import (
     write_dataset_info,
 )
 from alexnet_fast.errors import DamagedDataError, UsageError
+from alexnet_fast.system import cpu_name
 from alexnet_fast.training.checkpoint import load_checkpoint, save_checkpoint
 
 _RECORDS = 60
@@ -72,13 +73,11 @@ def main() -> int:
 
 
 def _report(seed: int, done: int, counts: dict[str, dict[str, Counter[str]]]) -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {
         "seed": seed,
         "flips": done,
         "environment": {
-            "cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(),
+            "cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "lmdb")},
         },
         "files": counts,

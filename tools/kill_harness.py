@@ -419,10 +419,10 @@ def _digest(value: Any, digest: Any) -> None:
 
 
 def _environment() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    from alexnet_fast.system import cpu_name
+
     return {
-        "cpu": cpu, "cores": len(os.sched_getaffinity(0)), "system": f"{platform.system()} {platform.release()}",
+        "cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "lmdb", "pillow")},
     }  # fmt: skip
 

@@ -38,6 +38,7 @@ from alexnet_fast.dataset import (
     write_dataset_info,
 )
 from alexnet_fast.loaders import epoch_order
+from alexnet_fast.system import cpu_name
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "lmdb": lmdb.__version__,
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
     }
     if options.workers:
         with tempfile.TemporaryDirectory() as folder:
@@ -120,11 +121,6 @@ def _load(data: Path, workers: int, kind: str) -> None:
     with contextlib.closing(open_loader(config)) as loader:
         for _ in range(2):
             assert sum(len(labels) for _, labels in loader) == 4 * workers
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _megabytes() -> float:

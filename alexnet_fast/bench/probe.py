@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,16 @@ from ..dataset import ShardReader
 from ..errors import UsageError
 from ..images import Cropper, OutputSlots, finish_batch, plan_train, sample_crops, sample_flips
 from ..loaders import epoch_order
-from ..system import cgroup_cpu_quota, choose_device, synchronize, usable_cores
+from ..system import (
+    cgroup_cpu_quota,
+    choose_device,
+    cpu_name,
+    device_name,
+    memory_bytes,
+    synchronize,
+    usable_cores,
+    versions,
+)
 from .scaling import measure_scaling
 
 if TYPE_CHECKING:
@@ -82,43 +90,8 @@ def _environment(task: dict[str, Any], reader: ShardReader, device: torch.device
         "backends": runnable_backends(task, reader, device),
         "auto_backend": backend,
         "auto_workers": workers,
-        "versions": versions(),
+        "versions": {**versions(*_PACKAGES), "system": f"{platform.system()} {platform.machine()}"},
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def device_name(device: torch.device) -> str:
-    """The device that computes, in words."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def memory_bytes() -> tuple[int | None, int | None]:
-    """(all, available without swapping) of the machine's memory; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None, None
-    values = {line.partition(":")[0]: line.partition(":")[2].split()[0] for line in lines if ":" in line}
-    return tuple(int(values[k]) * 1024 if k in values else None for k in ("MemTotal", "MemAvailable"))  # type: ignore
 
 
 def _sample_loader(task: dict[str, Any], backend: str) -> Any:

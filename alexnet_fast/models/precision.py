@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..system import cpu_flags
 from .alexnet import AlexNet
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -98,11 +99,8 @@ def cpu_bf16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
     PyTorch's own check also says yes to CPUs that only emulate it.
     """
-    try:
-        words = set(cpuinfo.read_text().lower().split())
-    except OSError:
-        return []
-    return [flag for flag in _CPU_BF16_FLAGS if flag in words]
+    flags = set(cpu_flags(cpuinfo))
+    return [flag for flag in _CPU_BF16_FLAGS if flag in flags]
 
 
 def measured_gain(precision: Precision) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .device import available_memory, cgroup_cpu_quota, choose_device, synchronize, usable_cores
 from .files import file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
+from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
 from .pool import WorkerPool, report_progress
 from .progress import NoProgress, Progress, progress_bar
 
@@ -14,7 +15,13 @@ __all__ = [
     "available_memory",
     "cgroup_cpu_quota",
     "choose_device",
+    "cpu_flags",
+    "cpu_name",
+    "device_name",
     "file_sha256",
+    "hardware",
+    "memory_bytes",
+    "memory_info",
     "progress_bar",
     "report_progress",
     "storage_error",
@@ -22,5 +29,6 @@ __all__ = [
     "synchronize",
     "temporary_folder",
     "usable_cores",
+    "versions",
     "write_file_atomically",
 ]

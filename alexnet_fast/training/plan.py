@@ -16,9 +16,9 @@ from ..config import TrainConfig
 from ..dataset import MANIFEST, DatasetInfo
 from ..errors import UsageError
 from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
+from ..system import hardware, versions
 from .distributed import Ranks
 from .recipes import Recipe, choose_recipe, training_size
-from .run_folder import hardware, versions
 
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
@@ -105,7 +105,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "checkpoint_every": config.checkpoint_every,
         "max_steps": config.max_steps,
         "hardware": hardware(ranks.device),
-        "versions": versions(),
+        "versions": versions("torch", "numpy"),
     }
     total = steps * recipe.epochs
     return Plan(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -108,45 +107,6 @@ def default_run_dir(model: str, recipe: str) -> Path:
     while path.exists():
         path, number = base.with_name(f"{base.name}-{number}"), number + 1
     return path
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    import numpy
-    import torch
-
-    from ..version import __version__
-
-    return {
-        "alexnet_fast": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": str(numpy.__version__),
-    }
-
-
-def hardware(device: Any) -> dict[str, Any]:
-    """The machine, in words: processor, cores, memory, GPU."""
-    import torch
-
-    from ..system import usable_cores
-
-    system = f"{platform.system()} {platform.machine()}"
-    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": usable_cores(), "system": system}
-    if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["gpu_memory_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
-    return found
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
