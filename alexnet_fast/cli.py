@@ -233,7 +233,9 @@ def bench_loader(
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M", help="One or several.")] = "128",
     image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Pixels.")] = 224,
     seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measuring time a setting.")] = 5.0,
-    prefetch: Annotated[int, typer.Option("--prefetch", metavar="N", min=1, help="Batches ahead, per worker.")] = 2,
+    prefetch: Annotated[
+        int, typer.Option("--prefetch", metavar="N", min=1, help="Batches prepared ahead, by all workers together.")
+    ] = 2,
     persistent_workers: Annotated[
         bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
     ] = True,

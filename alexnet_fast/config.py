@@ -1,6 +1,6 @@
 """What can be asked for: frozen, keyword-only, checked when made. No torch here, so that ``--help`` stays quick.
 
-Values come from the caller alone; nothing in this package but the command line reads argv or the environment.
+Values come from the caller alone: no config reads argv or the environment.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class LoaderConfig:
         seed: of order and augmentation.
         rank, world_size: this process among those that share the data.
         start_epoch, start_step: where the first pass begins, to resume a run.
-        prefetch: batches prepared ahead, per worker.
+        prefetch: batches prepared ahead, by all workers together.
         augmentation: how training images are cut and mirrored.
         eval_resize: shorter side, pixels, to which evaluation scales an image before its centre `image_size` is cut
             out; None: 256/224 of image_size.

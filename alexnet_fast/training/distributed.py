@@ -71,7 +71,7 @@ class Ranks:
 def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Join the process group that torchrun announces in the environment, if any, and leave it at the end.
 
-    What torchrun sets is its own interface, and the only environment this package reads.
+    What torchrun sets in the environment is its own interface.
 
     Raises:
         UsageError: the device is not there, or more processes than GPUs were started on a node.

@@ -1,4 +1,4 @@
-"""Training: the loop, what one epoch is, and what a run leaves behind."""
+"""A training run from its config to its summary: start or resume, train, finish."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ class DaliLoader(Loader):
 
     def _discard(self) -> None:
         # Not left to the garbage collector: an exception's traceback may hold the pipeline, and its threads would go on
-        # reading shards that `close` unmaps.
+        # reading shards that `close` closes.
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             shut_down(pipeline)
