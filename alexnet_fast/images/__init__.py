@@ -19,7 +19,7 @@ from .augment import (
 )
 from .crop import Cropper, Flips, OutputSlots, UndecodableError, check_decoder, image_tensor
 from .decode import DECODERS, ByteArray, CropPlan, SimpleJpeg, plan_eval, plan_train
-from .jpeg import check, prepare
+from .jpeg import as_eight_bits, check, prepare
 from .native import compiled_decoder, compiled_resizer
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "OutputSlots",
     "SimpleJpeg",
     "UndecodableError",
+    "as_eight_bits",
     "check",
     "check_decoder",
     "compiled_decoder",

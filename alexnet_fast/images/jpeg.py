@@ -4,13 +4,14 @@ What stays byte for byte: 8-bit baseline or progressive Huffman JPEGs, greyscale
 libjpeg-turbo decodes to the end without a warning. Everything else that can be decoded is encoded anew.
 
 EXIF orientation is ignored, as ImageNet's labels and published results have it: pixels stay as they are stored.
+Transparency is laid on white.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -25,6 +26,8 @@ MAX_PIXELS = 1 << 27
 # libjpeg-turbo decodes every scan of a progressive JPEG; thousands of empty ones in a small file would take minutes.
 MAX_SCANS = 500
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_SOI, _SOS = b"\xff\xd8", b"\xff\xda"
+_ODD_HEADER, _ODD_SAMPLING = "odd JPEG header", "odd JPEG sampling"
 # A Huffman code has a bit at least and a block of 8 x 8 pixels takes one, so a smaller file has lost nearly all of its
 # image, or is made to fill the memory: one of 5 kB took 790 MB to decode.
 _MOST_PIXELS_A_BYTE = 8 * 64
@@ -36,13 +39,22 @@ _SOF_NAMES = {
 
 
 class Frame(NamedTuple):
-    """What a JPEG's frame header says: SOF marker's second byte, bits a sample, height, width, components."""
+    """What a JPEG's frame header says, and where it is.
+
+    Attributes:
+        sof: the second byte of its marker.
+        precision: bits a sample.
+        height, width: pixels.
+        components: colour channels.
+        at: the byte at which its marker begins.
+    """
 
     sof: int
     precision: int
     height: int
     width: int
     components: int
+    at: int
 
 
 class PreparedImage(NamedTuple):
@@ -51,7 +63,8 @@ class PreparedImage(NamedTuple):
     Attributes:
         data: the encoded JPEG.
         width, height: pixels.
-        reason: why it was encoded anew ('not a JPEG (PNG)', 'CMYK', 'damaged: ...', 'resized'); '' where it was not.
+        reason: why it was encoded anew ('not a JPEG (PNG)', 'CMYK JPEG', 'damaged JPEG: ...', 'odd JPEG header: ...',
+            'odd JPEG sampling: ...', 'resized'); '' where it was not.
     """
 
     data: bytes
@@ -74,8 +87,9 @@ def read_frame(data: bytes) -> Frame | None:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return Frame(
-                marker, data[at + 4], data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8], data[at + 9]
-            )
+                marker, data[at + 4], data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8], data[at + 9],
+                at,
+            )  # fmt: skip
         if marker == 0xD9 or marker == 0xDA:
             return None
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
@@ -97,12 +111,12 @@ def check(data: bytes) -> tuple[int, int, str]:
             MAX_SCANS scans.
     """
     frame = read_frame(data)
+    if (frame is None or frame.sof in _PROGRESSIVE) and data[:2] == _SOI and data.count(_SOS) > MAX_SCANS:
+        raise DamagedDataError(f"it has {data.count(_SOS)} scans, more than {MAX_SCANS}")
     if frame is None:
-        return 0, 0, "not a JPEG"
+        return 0, 0, f"{_ODD_HEADER}: bytes that are no segment" if data[:2] == _SOI else "not a JPEG"
     if frame.width * frame.height > MAX_PIXELS:
         raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels, more than {MAX_PIXELS:,}")
-    if frame.sof in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
-        raise DamagedDataError(f"it has {data.count(bytes.fromhex('ffda'))} scans, more than {MAX_SCANS}")
     wrong = ""
     if frame.sof not in (0xC0, 0xC1, 0xC2):
         wrong = f"{_SOF_NAMES.get(frame.sof, 'unknown')} JPEG"
@@ -116,8 +130,24 @@ def check(data: bytes) -> tuple[int, int, str]:
         try:
             simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
         except ValueError as error:
-            wrong = f"damaged JPEG: {_first_line(error)}"
+            wrong = _header_fault(data, frame) or f"damaged JPEG: {_first_line(error)}"
     return frame.width, frame.height, wrong
+
+
+def _header_fault(data: bytes, frame: Frame) -> str:
+    """What libjpeg-turbo has against the header of a JPEG; '' where it is the image itself that it cannot decode.
+
+    A header that only makes it warn (a damaged ICC profile, stray bytes) says nothing against the image, and a sampling
+    that TurboJPEG's interface has no name for is one that libjpeg decodes.
+    """
+    try:
+        simplejpeg.decode_jpeg_header(data, strict=True)
+    except ValueError as error:
+        if "subsampling" in str(error):
+            factors = data[frame.at + 11 : frame.at + 11 + 3 * frame.components : 3]
+            return f"{_ODD_SAMPLING}: {' '.join(f'{factor >> 4}x{factor & 15}' for factor in factors)}"
+        return f"{_ODD_HEADER}: {_first_line(error)}"
+    return ""
 
 
 def _first_line(error: Exception) -> str:
@@ -180,13 +210,24 @@ def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:
             if opened.width * opened.height > MAX_PIXELS:
                 raise DamagedDataError(f"it claims {opened.width} x {opened.height} pixels, more than {MAX_PIXELS:,}")
             kind = str(opened.format)
-            return _as_8_bit(opened), kind
+            return as_eight_bits(opened), kind
     except UnidentifiedImageError:
-        raise DamagedDataError("it is no image in a format that is known") from None
+        raise DamagedDataError(f"it is {_looks_like(data)}") from None
     except DamagedDataError:
         raise
     except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, ValueError, struct.error
         raise DamagedDataError(f"it cannot be decoded: {_first_line(error)}") from None
+
+
+def _looks_like(data: bytes) -> str:
+    """What a file that is no image is, as people meet it under an image's name."""
+    if not data:
+        return "empty (0 bytes)"
+    if data.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer and not the image itself (run `git lfs pull` where it was cloned)"
+    if data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page that was saved in the image's place"
+    return "no image in a format that is known"
 
 
 def _is_grey(data: bytes) -> bool:
@@ -194,13 +235,25 @@ def _is_grey(data: bytes) -> bool:
     return frame is not None and frame.components == 1
 
 
-def _as_8_bit(image: Any) -> Image.Image:
-    """Mode L or RGB, as ``convert`` has it but for 16-bit greys, which it would clip instead of scale."""
+def as_eight_bits(image: Image.Image) -> Image.Image:
+    """The image in mode RGB or L: transparency laid on white, deep greys scaled to 8 bits instead of clipped.
+
+    Greys of 16 bits keep their upper eight, those of 32 bits likewise where one needs more than 16. Floating point is
+    taken for 0..1 where no value is larger than 1, else for 0..255, else for 0..65535.
+    """
     from PIL import Image
 
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L")  # type: ignore[no-any-return]
-    return image.convert("RGB")  # type: ignore[no-any-return]
+        whole = np.asarray(image).astype(np.int64)
+        bits = 23 if whole.max(initial=0) > 65535 else 8
+        return Image.fromarray(np.clip(whole >> bits, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        most = values.max(initial=0)
+        scale = 255.0 if most <= 1 else 1.0 if most <= 255 else 255 / max(65535.0, most)
+        return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    grey = image.mode in ("1", "L", "LA")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("L" if grey else "RGB")

@@ -11,7 +11,7 @@ from PIL import Image, features
 from source_files import jpeg
 
 from alexnet_fast.errors import DamagedDataError
-from alexnet_fast.images import check, prepare
+from alexnet_fast.images import as_eight_bits, check, prepare
 from alexnet_fast.images.jpeg import MAX_PIXELS, read_frame
 
 
@@ -118,6 +118,102 @@ def test_encoded_anew(name):
     expected = np.asarray(image(mode="L" if grey else "RGB").convert("RGB")).astype(int)
     # The colours are those of the image (CMYK is stored inverted by Adobe's convention), but for JPEG's own loss.
     assert np.abs(decoded(result.data) - expected).mean() < (6 if name == "GIF" else 3)
+
+
+def segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def icc(number, count):
+    return segment(0xE2, b"ICC_PROFILE\0" + bytes([number, count]) + bytes(200))
+
+
+def with_odd_headers():
+    data = encode(image(), quality=90, subsampling="4:4:4")
+    at = 4 + struct.unpack(">H", data[4:6])[0]  # behind JFIF's segment
+    scan = data.index(b"\xff\xda")
+    yield "ICC chunk twice", data[:at] + icc(1, 2) * 2 + data[at:], "Corrupt JPEG data: bad ICC marker"
+    yield "ICC chunk missing", data[:at] + icc(1, 3) + icc(3, 3) + data[at:], "Corrupt JPEG data: bad ICC marker"
+    yield "stray bytes", data[:at] + bytes(range(1, 9)) + data[at:], "bytes that are no segment"
+    yield "stray bytes before the scan", data[:scan] + bytes(5) + data[scan:], "5 extraneous bytes before marker 0xda"
+    yield "JFIF revision", data[:11] + b"\x09\x09" + data[13:], "unknown JFIF revision number 9.09"
+    adobe = segment(0xEE, b"Adobe\0d\0\0\0\0\2")
+    yield "Adobe transform", data[:2] + adobe + data[at:], "Unknown Adobe color transform code 2"
+
+
+@pytest.mark.parametrize(("data", "warning"), [pytest.param(d, w, id=name) for name, d, w in with_odd_headers()])
+def test_a_header_that_only_makes_the_decoder_warn(data, warning):
+    result = prepare(data)
+    assert result.reason.startswith("odd JPEG header: ")
+    assert warning in result.reason
+    assert check(result.data) == (64, 48, "")
+    assert np.abs(decoded(result.data) - decoded(encode(image(), quality=90, subsampling="4:4:4"))).max() <= 12
+
+
+def of_one_colour(factors, size=(40, 24)):
+    """A JPEG of those sampling factors, all of whose blocks have no more than a constant: Y 148, Cb 108, Cr 158."""
+    base = encode(Image.new("RGB", (8, 8)), quality=50, subsampling="4:4:4")
+    frame, scan = base.index(b"\xff\xc0"), base.index(b"\xff\xda")
+    sof = base[frame : frame + 5] + struct.pack(">HHB", size[1], size[0], 3)
+    sof += b"".join(bytes([i + 1, h << 4 | v, min(i, 1)]) for i, (h, v) in enumerate(factors))
+    tables = [base[:frame], sof, base[frame + 19 : scan], base[scan : scan + 14]]
+    # Of the standard's tables: code of the constant's size in bits, the constant, end of block. Quantiser 16 and 17.
+    first = ["101_1010_1010", "1110_0110_00", "1110_1110_00"]  # Y +10, Cb -9, Cr +14
+    same = ["00_1010", "00_00", "00_00"]
+    most = [max(f[i] for f in factors) for i in (0, 1)]
+    count = -(-size[0] // (8 * most[0])) * -(-size[1] // (8 * most[1]))
+    bits = ""
+    for unit in range(count):
+        for c, (h, v) in enumerate(factors):
+            bits += (first[c] if unit == 0 else same[c]) + same[c] * (h * v - 1)
+    bits = bits.replace("_", "")
+    bits += "1" * (-len(bits) % 8)
+    body = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return b"".join(tables) + body + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    "factors", ["1x1 1x1 1x1", "2x2 1x1 1x1", "3x1 1x1 1x1", "1x3 1x1 1x1", "4x2 1x1 1x1", "1x1 2x2 2x2", "2x1 1x1 2x1",
+                "2x2 2x1 1x1"],
+)  # fmt: skip
+def test_samplings_that_turbojpeg_has_no_name_for(factors):
+    data = of_one_colour([tuple(map(int, pair.split("x"))) for pair in factors.split()])
+    result = prepare(data)
+    usual = factors in ("1x1 1x1 1x1", "2x2 1x1 1x1")
+    assert result.reason == ("" if usual else f"odd JPEG sampling: {factors}")
+    assert (result.width, result.height) == (40, 24)
+    y, cb, cr = 128 + 10 * 16 / 8, 128 - 9 * 17 / 8, 128 + 14 * 17 / 8
+    colour = [y + 1.402 * (cr - 128), y - 0.344 * (cb - 128) - 0.714 * (cr - 128), y + 1.772 * (cb - 128)]
+    assert np.abs(decoded(result.data) - colour).max() < 3
+
+
+def test_deep_greys_and_transparency():
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    expected = np.arange(256).reshape(16, 16)
+    for values in (ramp, ramp * 255, ramp * 65535, np.where(ramp == 0, np.nan, ramp), np.where(ramp == 0, -1, ramp)):
+        grey = as_eight_bits(Image.fromarray(values.astype(np.float32)))
+        assert grey.mode == "L"
+        assert np.abs(np.asarray(grey).astype(int) - expected).max() <= 1
+    assert np.array_equal(as_eight_bits(Image.fromarray((expected * 257).astype(np.uint16))), expected)
+    deepest = as_eight_bits(Image.fromarray((ramp * 2.0**30).astype(np.int32)))
+    assert np.abs(np.asarray(deepest) - expected / 2).max() < 2
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    for one in (clear, clear.convert("LA"), clear.resize((16, 16)).quantize()):
+        for format in ("PNG", "TIFF") if one.mode != "P" else ("PNG",):
+            assert decoded(prepare(encode(one, format)).data).min() == 255
+    half = Image.new("RGBA", (16, 16), (200, 0, 0, 128))
+    assert np.abs(decoded(prepare(encode(half, "PNG")).data) - [227, 127, 127]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"", "it is empty"), (b"\n<!DOCTYPE HTML><html>403</html>", "it is a web page"),
+     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer .*`git lfs pull`"),
+     (b"hello" * 99, "it is no image in a format that is known")],
+)  # fmt: skip
+def test_what_is_no_image_is_named(data, text):
+    with pytest.raises(DamagedDataError, match=text):
+        prepare(data)
 
 
 def test_other_kinds_of_jpeg_are_not_kept():
