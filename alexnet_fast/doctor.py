@@ -10,13 +10,12 @@ import io
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .system import available_memory, cgroup_cpu_quota, cpu_flags, cpu_name, memory_info, usable_cores
+from .system import Child, available_memory, cgroup_cpu_quota, cpu_flags, cpu_name, memory_info, usable_cores
 from .version import __version__
 
 _PACKAGES = (
@@ -32,17 +31,6 @@ _VARIABLES = (
 )  # fmt: skip
 # PyTorch's DataLoader hands batches over in shared memory, and fails with a bus error where there is little of it.
 _LITTLE_SHARED_MEMORY = 1 << 30
-_DALI_PROBE = """
-import sys, numpy as np
-from nvidia.dali import fn, pipeline_def
-@pipeline_def(batch_size=1, num_threads=1, device_id=None)
-def pipe():
-    data = fn.external_source(lambda: [np.frombuffer(open(sys.argv[1], "rb").read(), np.uint8)], batch=True)
-    return fn.decoders.image(data, device="cpu")
-p = pipe(); p.build(); (out,) = p.run()
-assert out.at(0).shape == (48, 64, 3)
-"""
-
 Facts = list[tuple[str, str]]
 
 _VECTOR_UNITS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"}
@@ -232,21 +220,29 @@ def _try_pillow(jpeg: bytes) -> str:
 
 
 def _try_dali(jpeg: bytes) -> str:
-    import tempfile
-
     if sys.platform != "linux":
         return "no: DALI runs on Linux only"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image.jpg"
-        path.write_bytes(jpeg)
-        # In a process of its own: a library that does not suit the driver can end the process it is loaded into.
-        done = subprocess.run(
-            [sys.executable, "-c", _DALI_PROBE, str(path)], capture_output=True, text=True, timeout=120
-        )
-    if done.returncode == 0:
-        return "yes"
-    words = done.stderr.strip().splitlines()
-    return f"no: {words[-1] if words else f'it ended with status {done.returncode}'}"
+    # In a process of its own: a library that does not suit the driver can end the process it is loaded into.
+    with Child(__name__, keep_stderr=True) as child:
+        shape = child.call(decode_with_dali, jpeg, timeout=120)
+    assert shape == (48, 64, 3)
+    return "yes"
+
+
+def decode_with_dali(jpeg: bytes) -> tuple[int, ...]:
+    """The shape of an image that DALI decodes on the CPU."""
+    import numpy as np
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def decode() -> object:
+        data = fn.external_source(lambda: [np.frombuffer(jpeg, np.uint8)], batch=True)
+        return fn.decoders.image(data, device="cpu")
+
+    pipeline = decode()
+    pipeline.build()
+    (images,) = pipeline.run()
+    return tuple(images.at(0).shape)
 
 
 def _packages() -> Facts:

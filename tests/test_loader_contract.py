@@ -155,6 +155,19 @@ def test_labels_follow_the_order_of_the_epoch(case: Case, open_case: Callable[..
 
 
 @reading_case
+def test_a_repeated_split_is_read_so_many_times_an_epoch(case: Case, open_case: Callable[..., Loader]) -> None:
+    once, thrice = open_case(case), open_case(case)
+    thrice.repeat_split(3)
+    records = thrice.order(0)
+    assert sorted(records.tolist()) == sorted(once.order(0).tolist() * 3)
+    whole = len(records) // 8 * 8
+    assert len(thrice) == len(records) // 8
+    for _ in range(2):
+        assert joined(list(thrice))[1].tolist() == labels_of(thrice, thrice.order(thrice.epoch - 1)[:whole])
+    assert (thrice.order(0) != thrice.order(1)).any()
+
+
+@reading_case
 def test_unlabelled_split_gives_minus_one(case: Case, open_case: Callable[..., Loader]) -> None:
     _, labels = joined(list(open_case(case, split="test")))
     assert labels.tolist() == [-1] * 9

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..errors import UsageError
 from .order import Int64Array, epoch_order, evaluation_order
 
@@ -60,19 +62,31 @@ class Loader(ABC):
         self.start_step = config.start_step
         self.description = type(self).__name__
         self._running: tuple[int, int] | None = None
+        self._repeat = 1
+
+    def repeat_split(self, times: int) -> None:
+        """Make every epoch of training read the split so many times: for measuring where one is over too soon.
+
+        Call it before the first pass.
+        """
+        self._repeat = times
 
     def order(self, epoch: int) -> Int64Array:
         """Record numbers that this rank reads in `epoch`, before any start_step is cut off."""
         c = self.config
         if c.train:
-            return epoch_order(self.num_records, seed=c.seed, epoch=epoch, rank=c.rank, world_size=c.world_size)
+            orders = [
+                epoch_order(self.num_records, seed=c.seed, epoch=drawn, rank=c.rank, world_size=c.world_size)
+                for drawn in range(epoch * self._repeat, (epoch + 1) * self._repeat)
+            ]
+            return orders[0] if len(orders) == 1 else np.concatenate(orders)
         return evaluation_order(self.num_records, rank=c.rank, world_size=c.world_size)
 
     def __len__(self) -> int:
         """Steps in a whole epoch of this rank."""
         c = self.config
         if c.train:
-            return self.num_records // c.world_size // c.batch_size
+            return self.num_records // c.world_size * self._repeat // c.batch_size
         own = len(range(c.rank, self.num_records, c.world_size))
         return -(-own // c.batch_size)
 

@@ -162,6 +162,11 @@ class ResidentLoader(Loader):
         columns[flips] = columns[flips, ::-1]
         return torch.from_numpy(rows), torch.from_numpy(columns)
 
+    def repeat_split(self, times: int) -> None:
+        super().repeat_split(times)
+        if self._host is not None:
+            self._host.repeat_split(times)
+
     def close(self) -> None:
         self._images = None
         self._decoded = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .child import Child, ChildError, send_message
 from .device import available_memory, cgroup_cpu_quota, choose_device, synchronize, usable_cores
 from .files import file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
@@ -9,6 +10,8 @@ from .pool import WorkerPool, report_progress
 from .progress import NoProgress, Progress, progress_bar
 
 __all__ = [
+    "Child",
+    "ChildError",
     "NoProgress",
     "Progress",
     "WorkerPool",
@@ -24,6 +27,7 @@ __all__ = [
     "memory_info",
     "progress_bar",
     "report_progress",
+    "send_message",
     "storage_error",
     "sync_folder",
     "synchronize",

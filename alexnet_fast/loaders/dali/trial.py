@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ...system import Child, ChildError
 
 if TYPE_CHECKING:
     import torch
@@ -48,24 +48,18 @@ def region_decoding_fails(
 
 def probe(device: torch.device, *, hw_decoder_load: float = 0.0) -> str:
     """'works', or what went wrong, from a process of its own (about 10 s; a hung one is ended after 3 minutes)."""
-    command = [sys.executable, "-c", "from alexnet_fast.loaders.dali.trial import main; main()"]
-    question = json.dumps({"device": str(device), "hw_decoder_load": hw_decoder_load})
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p or str(Path.cwd()) for p in sys.path])}
     try:
-        done = subprocess.run(
-            command, input=question, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"decoding regions hung for {_SECONDS} s here"
+        with Child(__name__, keep_stderr=True) as child:
+            return str(child.call(compare_regions, str(device), hw_decoder_load, timeout=_SECONDS))
+    except ChildError as error:
+        if error.how.startswith("hung"):
+            return f"decoding regions hung for {_SECONDS} s here"
+        return f"decoding regions crashes here ({error.how})"
     except OSError as error:
         return f"the trial could not be started: {error.strerror or error}"
-    if done.returncode < 0:
-        return f"decoding regions crashes here with signal {-done.returncode}"
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         return f"decoding regions fails here: {reason[:200]}"
-    return lines[-1]
 
 
 def _machine(device: torch.device) -> str:
@@ -111,23 +105,19 @@ def _write(cache: Path, known: dict[str, Any]) -> None:
         pass  # a home that cannot be written to: the next loader asks again
 
 
-def main() -> None:
-    """In the process of its own: read the question from stdin, print the answer."""
+def compare_regions(device_name: str, hw_decoder_load: float) -> str:
+    """In the process of its own: 'works', or what is wrong with the pixels of regions."""
     import torch
 
-    question = json.load(sys.stdin)
-    device = torch.device(question["device"])
-    regions = _decode(device, region=True, hw_decoder_load=question["hw_decoder_load"])
+    device = torch.device(device_name)
+    regions = _decode(device, region=True, hw_decoder_load=hw_decoder_load)
     whole = _decode(device, region=False, hw_decoder_load=0.0)
-    for i in range(1, _ROUNDS):
-        if not torch.equal(regions[0], regions[i]):
-            print("decoding regions gives other pixels each time here")
-            return
+    if any(not torch.equal(regions[0], regions[i]) for i in range(1, _ROUNDS)):
+        return "decoding regions gives other pixels each time here"
     difference = (regions[0].float() - whole[0].float()).abs().mean().item()
     if difference > _MEAN_DIFFERENCE:
-        print(f"decoding regions gives wrong pixels here (mean difference {difference:.1f})")
-    else:
-        print("works")
+        return f"decoding regions gives wrong pixels here (mean difference {difference:.1f})"
+    return "works"
 
 
 def _decode(device: torch.device, *, region: bool, hw_decoder_load: float) -> list[torch.Tensor]:
