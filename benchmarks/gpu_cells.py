@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,36 +95,20 @@ def memory() -> dict[str, Any]:
 
 
 def make_step(cell: dict[str, Any]) -> Callable[[Any, Any], Any]:
-    """One step of the trainer itself, recipe 'fast', for `CLASSES` classes whatever the data set has."""
+    """The step that `train` takes with recipe 'fast', for `CLASSES` classes whatever the data set has."""
     import torch
 
-    from alexnet_fast import TrainConfig
-    from alexnet_fast.dataset import ClassInfo, read_dataset_info
-    from alexnet_fast.training import Ranks
-    from alexnet_fast.training.plan import plan_run
-    from alexnet_fast.training.stopping import Stops
-    from alexnet_fast.training.trainer import Trainer
+    from alexnet_fast.training import Step
 
-    device = torch.device(cell["device"])
-    classes = tuple(ClassInfo(index=i, wnid=f"n{i:08d}", name=f"class {i}") for i in range(CLASSES))
-    info = replace(read_dataset_info(cell["dataset"]), classes=classes)
-    config = TrainConfig(
-        dataset=cell["dataset"],
-        model=cell["model"],
-        recipe="fast",
-        epochs=1000,  # more steps than are ever taken here
-        batch_size=cell["batch_size"],
+    return Step.alone(
+        cell["model"],
+        num_classes=CLASSES,
         image_size=cell["image_size"],
-        backend="synthetic",
-        lr=0.001,
+        batch_size=cell["batch_size"],
+        device=torch.device(cell["device"]),
         precision="bf16" if cell["dtype"] == "bfloat16" else "fp32",
         compile=cell.get("compile", False),
-        device=cell["device"],
     )
-    ranks = Ranks(0, 1, device)
-    trainer = Trainer(plan_run(config, info, ranks, None), info, ranks, None, Stops(), lambda line: None)
-    trainer.forward.train()  # type: ignore[attr-defined]
-    return trainer.take_step
 
 
 def measure_step(cell: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +22,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from alexnet_fast import LoaderConfig, TrainConfig, create_model, open_loader
+from alexnet_fast import LoaderConfig, create_model, open_loader
 from alexnet_fast.config import MODELS
-from alexnet_fast.dataset import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info
 from alexnet_fast.models import count_parameters
 from alexnet_fast.models.alexnet import forward_flops
 from alexnet_fast.models.precision import cpu_bf16_instructions
 from alexnet_fast.system import choose_device, hardware, synchronize, versions, write_file_atomically
-from alexnet_fast.training import Ranks
-from alexnet_fast.training.plan import plan_run
-from alexnet_fast.training.stopping import Stops
-from alexnet_fast.training.trainer import Trainer
+from alexnet_fast.training import Step
 
 
 @contextmanager
@@ -64,29 +59,20 @@ def plain_steps(model: str, batch: int, classes: int, size: int, device: torch.d
     return step
 
 
-def our_steps(args: argparse.Namespace, model: str, batch: int, folder: Path, device: torch.device):
+def our_steps(args: argparse.Namespace, model: str, batch: int, device: torch.device):
     """(a function that takes one step of the trainer, its precision)."""
-    classes = tuple(ClassInfo(index=i, wnid=f"n{i:08d}", name=f"class {i}") for i in range(args.classes))
-    info = DatasetInfo(
-        classes=classes, splits={"train": SplitInfo(records=100 * batch, bytes=0, labelled=True, shards=())}
-    )
-    write_dataset_info(folder, info)  # the plan takes the data set's identity from it; no image is read
-    config = TrainConfig(
-        dataset=folder, model=model, recipe="fast", batch_size=batch, image_size=args.image_size, backend="synthetic",
-        lr=0.001, precision=args.precision, compile=args.compile, device=str(device),
+    step = Step.alone(
+        model, num_classes=args.classes, image_size=args.image_size, batch_size=batch, device=device,
+        precision=args.precision, compile=args.compile == "on",
     )  # fmt: skip
-    ranks = Ranks(0, 1, device)
-    plan = plan_run(config, info, ranks, None)
-    trainer = Trainer(plan, info, ranks, None, Stops(), lambda line: None)
-    trainer.forward.train()
     loader = open_loader(
         LoaderConfig(
             backend="synthetic", batch_size=batch, image_size=args.image_size, device=str(device),
-            dtype=plan.precision.dtype, options={"num_records": 100 * batch, "num_classes": args.classes},
+            dtype=step.precision.dtype, options={"num_records": 100 * batch, "num_classes": args.classes},
         )
     )  # fmt: skip
     images, labels = next(iter(loader))
-    return lambda: trainer.take_step(images, labels), plan.precision
+    return lambda: step(images, labels), step.precision
 
 
 def time_steps(step, count: int, device: torch.device) -> float:
@@ -108,15 +94,14 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def measure(args: argparse.Namespace, model: str, batch: int, device: torch.device) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as name:
-        ours, precision = our_steps(args, model, batch, Path(name), device)
-        plain = plain_steps(model, batch, args.classes, args.image_size, device)
-        warm = {"ours": time_steps(ours, 1, device), "plain": time_steps(plain, 1, device)}
-        count = args.steps if device.type == "cuda" else 1
-        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-        for _ in range(args.repeats):
-            for label, step in (("plain", plain), ("ours", ours)):
-                seconds[label].append(time_steps(step, count, device))
+    ours, precision = our_steps(args, model, batch, device)
+    plain = plain_steps(model, batch, args.classes, args.image_size, device)
+    warm = {"ours": time_steps(ours, 1, device), "plain": time_steps(plain, 1, device)}
+    count = args.steps if device.type == "cuda" else 1
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(args.repeats):
+        for label, step in (("plain", plain), ("ours", ours)):
+            seconds[label].append(time_steps(step, count, device))
     with torch.device("meta"):
         network = create_model(model, args.classes, args.image_size)
         flops = 3 * forward_flops(network, args.image_size)
@@ -151,7 +136,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--compile", default="off", choices=("on", "off"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="a repeat, on a GPU")
     parser.add_argument("--out", type=Path)

@@ -64,7 +64,8 @@ def versions(*packages: str) -> dict[str, str]:
     found = {"alexnet_fast": __version__, "python": platform.python_version()}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+            # A loaded module also tells its build, such as torch's +cu130, which the metadata may leave out.
+            found[name] = str(getattr(sys.modules.get(name), "__version__", None) or metadata.version(name))
     return found
 
 

@@ -6,5 +6,6 @@ from .checkpoint import LoadedRun, load_run
 from .distributed import Ranks
 from .run import TrainResult, train
 from .scoring import TTA, score
+from .step import Step
 
-__all__ = ["TTA", "LoadedRun", "Ranks", "TrainResult", "load_run", "score", "train"]
+__all__ = ["TTA", "LoadedRun", "Ranks", "Step", "TrainResult", "load_run", "score", "train"]

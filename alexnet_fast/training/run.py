@@ -30,29 +30,41 @@ class TrainResult:
     Attributes:
         run_dir: where everything is.
         rows: one per epoch, as in metrics.jsonl.
-        best: the row of the best epoch by validation top-1; None where there is no val split or no whole epoch.
-        finished: False where max_steps ended the run before its epochs.
-        step: optimiser steps done in all.
-        seconds: wall time of the run, over all its starts; of them warm_up_seconds until the end of the last start's
-            first step: workers, compilation, first allocations.
+        summary: what summary.json holds.
         dataset: that it trained on.
+        warm_up_seconds: until the end of the last start's first step: workers, compilation, first allocations.
         loader_measured: the loader's settings are a measurement's, so that there is no point in asking for one.
     """
 
     run_dir: Path
     rows: list[dict[str, Any]]
-    best: dict[str, Any] | None
-    finished: bool
-    step: int
-    seconds: float
-    warm_up_seconds: float
+    summary: dict[str, Any]
     dataset: Path
+    warm_up_seconds: float
     loader_measured: bool = False
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the best epoch by validation top-1; None where there is no val split or no whole epoch."""
+        return self.summary["best"]  # type: ignore[no-any-return]
+
+    @property
+    def finished(self) -> bool:
+        """False where max_steps ended the run before its epochs."""
+        return bool(self.summary["finished"])
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done in all."""
+        return int(self.summary["totals"]["steps"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, over all its starts."""
+        return float(self.summary["totals"]["seconds"])
 
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
-        from ..plots import fit_verdict
-
         lines = []
         if self.best is not None:
             lines.append(
@@ -64,7 +76,7 @@ class TrainResult:
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
         if self.finished and self.best is not None:
-            lines.append(fit_verdict(self.rows))
+            lines.append(self.summary["verdict"])
         waits = [row["data_wait"] for row in self.rows]
         if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD and not self.loader_measured:
             lines.append(
@@ -105,23 +117,30 @@ def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainRe
     config = apply_loader_settings(config, say)
     info = read_dataset_info(config.dataset)
     _check_dataset(config, info)
-    run_dir = Path(ranks.on_main(lambda: str(_run_dir(config))))
-    folder: RunFolder | None = None
+    opened: list[tuple[RunFolder, Plan]] = []  # on the main process
+
+    def begin() -> tuple[str, dict[str, Any] | None]:
+        folder = RunFolder(_run_dir(config), resume=config.resume)
+        try:
+            stored = folder.read_config()
+            plan = plan_run(config, info, ranks, stored)
+            _settle(folder, plan, config, stored)
+        except BaseException:
+            folder.close()
+            raise
+        opened.append((folder, plan))
+        return str(folder.path), stored
+
+    run_dir, stored = ranks.on_main(begin)
+    folder, plan = opened[0] if opened else (None, plan_run(config, info, ranks, stored))
     try:
-        if ranks.is_main:
-            folder = _open_folder(ranks, run_dir, config)
-        else:
-            ranks.on_main(lambda: None)
-        stored = ranks.on_main(lambda: folder.read_config() if folder is not None else None)
-        plan = plan_run(config, info, ranks, stored)
-        ranks.on_main(lambda: _settle(folder, plan, config, stored))
-        saved = newest_checkpoint(run_dir) if stored is not None else None
+        saved = newest_checkpoint(Path(run_dir)) if stored is not None else None
         trainer = Trainer(plan, info, ranks, folder, stops, say)
         _introduce(plan, info, ranks, run_dir, say)
         if saved is not None:
             state, path = saved
             trainer.load(state)
-            say(f"going on from {path.name}: epoch {trainer.epoch + 1}, step {trainer.step}")
+            say(f"going on from {path.name}: epoch {trainer.epoch + 1}, step {trainer.step.done}")
         elif config.resume:
             say(f"{run_dir} holds no checkpoint yet: starting at the beginning")
         try:
@@ -132,13 +151,6 @@ def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainRe
     finally:
         if folder is not None:
             folder.close()
-
-
-def _open_folder(ranks: Ranks, run_dir: Path, config: TrainConfig) -> RunFolder:
-    """Open on the main process, in a way that lets the others learn of a refusal."""
-    opened: list[RunFolder] = []
-    ranks.on_main(lambda: opened.append(RunFolder(run_dir, resume=config.resume)))
-    return opened[0]
 
 
 def _run_dir(config: TrainConfig) -> Path:
@@ -159,9 +171,8 @@ def _check_dataset(config: TrainConfig, info: DatasetInfo) -> None:
         raise UsageError(f"the train split of {config.dataset} has no labels, so there is nothing to learn from it")
 
 
-def _settle(folder: RunFolder | None, plan: Plan, config: TrainConfig, stored: dict[str, Any] | None) -> None:
+def _settle(folder: RunFolder, plan: Plan, config: TrainConfig, stored: dict[str, Any] | None) -> None:
     """Write config.json, or make sure that the run which is there is the one asked for."""
-    assert folder is not None
     if stored is None and folder.has_checkpoint():
         raise UsageError(f"{folder.path} holds checkpoints without their config.json: give another --run-dir")
     if stored is not None:
@@ -178,7 +189,7 @@ def _settle(folder: RunFolder | None, plan: Plan, config: TrainConfig, stored: d
 # Words at the beginning and the end
 
 
-def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: Path, say: Say) -> None:
+def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: Say) -> None:
     recipe, precision = plan.recipe, plan.precision
     say(
         f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {info.num_classes} classes, "
@@ -202,36 +213,34 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     from ..plots import fit_verdict
 
     trainer.draw()
-    rows = trainer.rows
+    rows, clock, steps = trainer.rows, trainer.clock, trainer.step.done
     best = trainer.best_row()
-    result = TrainResult(
-        run_dir=folder.path, rows=rows, best=best, finished=trainer.step >= plan.total_steps, step=trainer.step,
-        seconds=trainer.seconds, warm_up_seconds=trainer.warm_up_seconds, dataset=Path(plan.config.dataset),
+    images = steps * plan.recipe.batch_size
+    summary = {
+        "best": best,
+        "last": rows[-1] if rows else None,
+        "totals": {
+            "epochs": len(rows),
+            "steps": steps,
+            "images": images,
+            "pictures": images,  # the old name of images
+            "seconds": round(clock.seconds, 3),
+            "training_seconds": round(sum(row["seconds"] for row in rows), 3),
+            "warm_up_seconds": round(clock.warm_up_seconds, 3),
+            "parameters": plan.parameters,
+        },
+        "finished": steps >= plan.total_steps,
+        "verdict": fit_verdict(rows),
+        "checkpoint": BEST if best is not None else LAST,
+        "hardware": plan.record["hardware"],
+        "versions": plan.record["versions"],
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    folder.write_summary(summary)
+    return TrainResult(
+        folder.path, rows, summary, Path(plan.config.dataset), clock.warm_up_seconds,
         loader_measured=plan.config.loader_settings is not None,
     )  # fmt: skip
-    folder.write_summary(
-        {
-            "best": best,
-            "last": rows[-1] if rows else None,
-            "totals": {
-                "epochs": len(rows),
-                "steps": trainer.step,
-                "images": trainer.step * plan.recipe.batch_size,
-                "pictures": trainer.step * plan.recipe.batch_size,  # the old name of images
-                "seconds": round(trainer.seconds, 3),
-                "training_seconds": round(sum(row["seconds"] for row in rows), 3),
-                "warm_up_seconds": round(trainer.warm_up_seconds, 3),
-                "parameters": plan.parameters,
-            },
-            "finished": result.finished,
-            "verdict": fit_verdict(rows),
-            "checkpoint": BEST if best is not None else LAST,
-            "hardware": plan.record["hardware"],
-            "versions": plan.record["versions"],
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-    )
-    return result
 
 
 def _quote(path: Path | str) -> str:

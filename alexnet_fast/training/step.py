@@ -1,0 +1,182 @@
+"""One optimiser step: everything that moves a network's weights, without a run around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ..config import TrainConfig
+from ..images import uniform
+from ..models import AlexNet, Precision, choose_precision, create_model
+from .distributed import Ranks
+from .optimisation import WeightMean, WorkingCopy, add_color_noise, make_optimizer
+from .recipes import Plateau, Recipe, choose_recipe, learning_rate
+
+_STEP_STREAM = 2000
+_ENDLESS = 1_000_000  # steps of a schedule that no measurement comes to the end of
+
+
+class Outcome(NamedTuple):
+    """What one step gave.
+
+    Attributes:
+        loss: mean cross-entropy of this rank's images, nats; a scalar on the device.
+        hits: how many of them were classified right; a scalar on the device.
+        rate: the learning rate.
+    """
+
+    loss: torch.Tensor
+    hits: torch.Tensor
+    rate: float
+
+
+class Step:
+    """The training step of a network. Calling it with a batch moves the weights once; nothing waits for a GPU.
+
+    Attributes:
+        model: the network with its float32 weights, on the device.
+        done: steps taken so far.
+        sums: of loss and hits, over the images of this rank since they were last set to zero; on the device.
+        plateau: what the 'plateau' schedule remembers. Update it after each epoch.
+        mean: the running mean of the weights, None where the recipe keeps none.
+        precision: the number format that images are expected in.
+    """
+
+    def __init__(
+        self,
+        model: AlexNet,
+        recipe: Recipe,
+        precision: Precision,
+        ranks: Ranks,
+        *,
+        total_steps: int,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        """
+        Args:
+            model: moved to the device of `ranks`, in channels_last.
+            ranks: this process among those that train together.
+            total_steps: the length of the learning rate's schedule.
+            seed: of dropout and colour noise, which follow from (seed, step, rank).
+            compile: whether the network goes through torch.compile.
+        """
+        self._recipe, self._ranks, self._seed, self._total = recipe, ranks, seed, total_steps
+        self.precision = precision
+        self.model: AlexNet = model.to(ranks.device).to(memory_format=torch.channels_last)
+        self.done = 0
+        wide = torch.float32 if ranks.device.type == "mps" else torch.float64
+        self.sums = torch.zeros(2, dtype=wide, device=ranks.device)
+        self.plateau = Plateau()
+        self._optimizer = make_optimizer(self.model, recipe, ranks.device.type)
+        self._scaler = precision.scaler()
+        self.mean = WeightMean(self.model, recipe.ema) if recipe.ema else None
+        # With several processes autocast stays, so that gradients are averaged in float32.
+        own_copy = precision.name == "bf16" and ranks.device.type == "cpu" and ranks.world_size == 1
+        self._copy = WorkingCopy(self.model, precision) if own_copy else None
+        self._forward = self._wrap(self.model if self._copy is None else self._copy.network, compile)
+        self.train()
+
+    @classmethod
+    def alone(
+        cls,
+        model: str = "alexnet",
+        *,
+        num_classes: int,
+        image_size: int,
+        batch_size: int,
+        device: torch.device,
+        recipe: str = "fast",
+        precision: str = "auto",
+        compile: bool = False,
+    ) -> Step:
+        """The step that `train` would take with these options, for a measurement without a data set."""
+        options = TrainConfig(dataset="", model=model, recipe=recipe, batch_size=batch_size, image_size=image_size)
+        chosen = choose_recipe(options, images=_ENDLESS)
+        network = create_model(model, num_classes, image_size, **chosen.network)
+        return cls(
+            network, chosen, choose_precision(precision, device), Ranks(0, 1, device), total_steps=_ENDLESS,
+            compile=compile,
+        )  # fmt: skip
+
+    def _wrap(self, network: nn.Module, compile: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        module: Any = torch.compile(network) if compile else network
+        if self._ranks.world_size > 1:
+            devices = [self._ranks.device] if self._ranks.device.type == "cuda" else None
+            module = torch.nn.parallel.DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+        return module  # type: ignore[no-any-return]
+
+    def train(self) -> None:
+        """Put the network into training mode, after an evaluation."""
+        self._forward.train()  # type: ignore[attr-defined]
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        """Take one step on a batch of this rank: images (N, 3, S, S) as the loader gives them, labels (N,) int64."""
+        recipe, ranks = self._recipe, self._ranks
+        rate = learning_rate(recipe, self.done, self._total, self.plateau.scale)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout and noise are drawn from (seed, step, rank), not from a generator that runs through the training: so a
+        # resumed run needs no state of one.
+        seed = int(uniform(self._seed, self.done, [0], _STEP_STREAM)[0] * 2**48)
+        torch.manual_seed(seed + ranks.rank)
+        if recipe.color_noise:
+            images = add_color_noise(
+                images, recipe.color_noise, seed=seed, rank=ranks.rank, world_size=ranks.world_size
+            )
+        with self.precision.autocast():
+            logits = self._forward(images)
+        loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._move_weights()
+        outcome = Outcome(loss.detach(), (logits.detach().argmax(1) == labels).sum(), rate)
+        wide = self.sums.dtype
+        self.sums += torch.stack([outcome.loss.to(wide) * len(labels), outcome.hits.to(wide)])
+        return outcome
+
+    def _move_weights(self) -> None:
+        if self._copy is not None:
+            self._copy.hand_over_gradients()
+        if self._recipe.clip:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip, foreach=True)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._copy is not None:
+            self._copy.take_weights()
+        if self.mean is not None:
+            self.mean.update(self.done)
+        self.done += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: model, ema, optimizer, scaler, plateau, step."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.mean.state if self.mean is not None else None,
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "plateau": asdict(self.plateau),
+            "step": self.done,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it belongs to another network or recipe.
+        """
+        self.model.load_state_dict(state["model"])
+        if self._copy is not None:
+            self._copy.take_weights()
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self.mean is not None:
+            self.mean.load(state["ema"])
+        self.plateau = Plateau(**state["plateau"])
+        self.done = int(state["step"])
