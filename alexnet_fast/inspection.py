@@ -100,7 +100,7 @@ def _split_lines(dataset: Path, info: DatasetInfo) -> list[str]:
 
 
 def _size_lines(reader: ShardReader) -> list[str]:
-    width, height = reader.index["width"], reader.index["height"]
+    width, height = reader.widths, reader.heights
     sizes = {tuple(map(int, pair)) for pair in np.unique(np.stack([width, height], axis=1), axis=0)}
     if len(sizes) == 1:
         (only,) = sizes
@@ -110,7 +110,7 @@ def _size_lines(reader: ShardReader) -> list[str]:
     lines = [first]
     if len(sizes) > 1:
         lines.append(f"  longer side     pixels: {_spread(np.maximum(width, height))}")
-    lines.append(f"  an image       bytes: {_spread(reader.index['length'])}")
+    lines.append(f"  an image       bytes: {_spread(reader.lengths)}")
     return lines
 
 
@@ -203,8 +203,7 @@ def _mixed_records(reader: ShardReader, seed: int) -> list[int]:
 def _caption(reader: ShardReader, record: int) -> str:
     label = int(reader.labels[record])
     name = reader.info.classes[label].name.split(",")[0] if label >= 0 else "no label"
-    row = reader.index[record]
-    return f"{name}\n{row['width']} x {row['height']}"
+    return f"{name}\n{reader.widths[record]} x {reader.heights[record]}"
 
 
 def read_image(reader: ShardReader, record: int) -> Pixels:

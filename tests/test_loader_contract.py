@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
 from alexnet_fast.loaders.dali import loader as dali
+from alexnet_fast.loaders.resident import ResidentLoader
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Case:
         equal_sizes: the backend takes only images of one size.
         exact: its images depend on (seed, epoch, record) alone, whatever the workers.
         reads: it reads the data set (synthetic does not).
+        matrices: the resident backend as on a GPU, with its matrix products on the CPU.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Case:
     equal_sizes: bool = False
     exact: bool = True
     reads: bool = True
+    matrices: bool = False
     marks: tuple[Any, ...] = ()
 
 
@@ -43,13 +46,14 @@ needs_dali = pytest.mark.skipif(dali.why_not("cpu") is not None, reason="DALI ca
 
 CASES = [
     Case("torchvision-inline", "torchvision", {"num_workers": 0}),
-    Case("torchvision-threads", "torchvision", {"num_workers": 2}),
+    Case("torchvision-threads", "torchvision", {"num_workers": 2, "options": {"workers": "thread"}}),
     Case("torchvision-simplejpeg", "torchvision", {"num_workers": 2, "options": {"decoder": "simplejpeg"}}),
-    Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process"}}),
+    Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process", "context": "fork"}}),
     Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
     Case("resident", "resident", {"device": "cpu"}, equal_sizes=True),
     Case("resident-inline", "resident", {"device": "cpu", "num_workers": 0}, equal_sizes=True),
     Case("resident-threads", "resident", {"device": "cpu", "options": {"workers": "thread"}}, equal_sizes=True),
+    Case("resident-matrices", "resident", {"device": "cpu"}, equal_sizes=True, matrices=True),
     Case("synthetic", "synthetic", exact=False, reads=False),
 ]
 
@@ -73,7 +77,11 @@ def open_case(packed: Path, packed_small: Path) -> Iterator[Callable[..., Loader
             settings["options"] = {**case.settings.get("options", {}), **settings["options"]}
         dataset = packed_small if case.equal_sizes else packed
         defaults = {"dataset": dataset, "backend": case.backend, "batch_size": 8, "image_size": 32}
-        loader = open_loader(LoaderConfig(**{**defaults, **case.settings, **settings}))
+        config = LoaderConfig(**{**defaults, **case.settings, **settings})
+        if case.matrices:
+            loader: Loader = ResidentLoader(config, ShardReader(dataset, config.split))
+        else:
+            loader = open_loader(config)
         opened.append(loader)
         return loader
 
@@ -263,6 +271,8 @@ def test_an_abandoned_pass_does_not_disturb_the_next(case: Case, open_case: Call
     assert [b.labels.tolist() for b in got] == [b.labels.tolist() for b in want]
     if case.exact:
         assert all(torch.equal(a.images, b.images) for a, b in zip(got, want, strict=True))
+    with pytest.raises(RuntimeError, match="ended by a newer one"):
+        next(abandoned)
     del abandoned
     gc.collect()
     assert len(list(loader)) == 6

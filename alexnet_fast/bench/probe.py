@@ -109,7 +109,7 @@ def _sample_loader(task: dict[str, Any], backend: str) -> Any:
 def _automatic(task: dict[str, Any], device: torch.device) -> tuple[str, int]:
     """Backend and number of workers that 'auto' takes here: what a run without --loader-settings reads with."""
     with _sample_loader(task, "auto") as loader:
-        name = type(loader).__name__.removesuffix("Loader").lower()
+        name = loader.backend
         workers = getattr(loader, "num_workers", None)
     return name, usable_cores() if workers is None else int(workers)
 

@@ -125,14 +125,16 @@ def _read_by_index(descriptor: int, row: Any) -> tuple[bytes, int]:
 class ShardReader:
     """Random access to one split by record number, 0 to len - 1, over all its shards.
 
-    Pickling keeps paths and where each record lies, never an open file, so a reader may go to worker processes under
-    fork and spawn. Reads are safe from several threads. In memory a record costs 20 bytes here, until `index` is asked
-    for.
+    Each index is read and checked once, here; of it the reader keeps columns, 28 bytes a record. Pickling carries them
+    and the shards' paths, never an open file, so a reader may go to worker processes under fork and spawn. Reads are
+    safe from several threads.
 
     Attributes:
         dataset: the folder, absolute.
         info, split, split_info: contents of dataset.json, the split's name, and its part of them.
-        labels: (records,) int64.
+        labels: (records,) int64; -1 for none.
+        heights, widths: (records,) int32, of the decoded images, pixels.
+        lengths: (records,) uint32, of the encoded images, bytes.
 
     Raises:
         UsageError, DamagedDataError: as `read_dataset_info`; also where an index is not what dataset.json says.
@@ -150,14 +152,18 @@ class ShardReader:
         ]
         self._ends = list(accumulate(shard.records for shard in shards))
         self._offsets = np.empty(len(self), np.int64)
-        self._lengths = np.empty(len(self), np.uint32)
+        self.lengths: npt.NDArray[np.uint32] = np.empty(len(self), np.uint32)
+        self.heights: npt.NDArray[np.int32] = np.empty(len(self), np.int32)
+        self.widths: npt.NDArray[np.int32] = np.empty(len(self), np.int32)
         self.labels: npt.NDArray[np.int64] = np.empty(len(self), np.int64)
-        self._index: IndexArray | None = None
-        for number, shard in enumerate(shards):
-            rows = slice(self._ends[number] - shard.records, self._ends[number])
+        self._keys: npt.NDArray[np.bytes_] | None = None
+        for end, shard in zip(self._ends, shards, strict=True):
+            rows = slice(end - shard.records, end)
             part = self._read_index(shard)
             self._offsets[rows] = part["offset"]
-            self._lengths[rows] = part["length"]
+            self.lengths[rows] = part["length"]
+            self.heights[rows] = part["height"]
+            self.widths[rows] = part["width"]
             self.labels[rows] = part["label"]
 
     def _read_index(self, shard: ShardInfo) -> IndexArray:
@@ -173,17 +179,15 @@ class ShardReader:
 
     @property
     def index(self) -> IndexArray:
-        """The split's index, (records,) rows of `index_dtype` in record order, keys padded to the longest.
+        """The split's whole index, (records,) rows of `index_dtype` in record order, keys padded to the longest.
 
-        Read when first asked for, and kept.
+        Read from the files at each call: `labels`, `heights`, `widths`, `lengths` and `keys` cost nothing more.
         """
-        if self._index is None:
-            parts = [self._read_index(shard) for shard in self.split_info.shards]
-            joined = np.empty(len(self), dtype=index_dtype(max((p.dtype["key"].itemsize for p in parts), default=1)))
-            for end, part in zip(self._ends, parts, strict=True):
-                joined[end - len(part) : end] = part
-            self._index = joined
-        return self._index
+        parts = [self._read_index(shard) for shard in self.split_info.shards]
+        joined = np.empty(len(self), dtype=index_dtype(max((p.dtype["key"].itemsize for p in parts), default=1)))
+        for end, part in zip(self._ends, parts, strict=True):
+            joined[end - len(part) : end] = part
+        return joined
 
     def __len__(self) -> int:
         return self.split_info.records
@@ -209,8 +213,25 @@ class ShardReader:
         return f"record {position} of {path} (key {self.key(record)!r})"
 
     def key(self, record: int) -> str:
-        """The image's name at its source."""
-        return bytes(self.index["key"][record]).decode(errors="replace")
+        """The image's name at its source; one shard's index is read for it.
+
+        Raises:
+            IndexError: there is no such record.
+        """
+        shard = self._shard_of(record)
+        info = self.split_info.shards[shard]
+        return _text(read_index(self.dataset, info)["key"][record - self._ends[shard] + info.records])
+
+    def keys(self, records: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+        """The images' names at their source. The first call reads every index once more and keeps the names.
+
+        Raises:
+            IndexError: there is no such record.
+        """
+        numbers = self._check(records)
+        if self._keys is None:
+            self._keys = self.index["key"].copy()
+        return [_text(key) for key in self._keys[numbers]]
 
     def read(self, record: int) -> bytes:
         """The encoded JPEG of one record.
@@ -235,11 +256,9 @@ class ShardReader:
         Raises:
             IndexError, DamagedDataError: as `read`.
         """
-        numbers = np.asarray(records, dtype=np.int64)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise IndexError(f"records {numbers.min()} to {numbers.max()} of {len(self)}")
+        numbers = self._check(records)
         shards = np.searchsorted(self._ends, numbers, side="right").tolist()
-        offsets, lengths = self._offsets[numbers].tolist(), self._lengths[numbers].tolist()
+        offsets, lengths = self._offsets[numbers].tolist(), self.lengths[numbers].tolist()
         views: list[memoryview] = []
         for shard, offset, length, label in zip(shards, offsets, lengths, self.labels[numbers].tolist(), strict=True):
             tail = _datum_tail(label)
@@ -258,9 +277,19 @@ class ShardReader:
             views.append(memoryview(value)[:length])
         return views
 
+    def _check(self, records: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        numbers = np.asarray(records, dtype=np.int64)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"records {numbers.min()} to {numbers.max()} of {len(self)}")
+        return numbers
+
     def close(self) -> None:
         """Close this process's files of the split; a later read opens them again."""
         open_files.drop(self._files)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": None}
+        return {**self.__dict__, "_keys": None}
+
+
+def _text(key: Any) -> str:
+    return bytes(key).decode(errors="replace")

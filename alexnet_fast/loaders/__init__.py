@@ -11,6 +11,7 @@ from .order import epoch_order
 
 if TYPE_CHECKING:
     from ..config import LoaderConfig
+    from ..dataset import ShardReader
 
 __all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
 
@@ -26,31 +27,37 @@ def open_loader(config: LoaderConfig) -> Loader:
         UsageError: the data set or the device is not there, or the backend cannot run here; the text names the remedy.
         DamagedDataError: the data set is damaged.
     """
+    if config.backend == "synthetic":
+        from .synthetic import SyntheticLoader
+
+        return SyntheticLoader(config)
+    from ..dataset import ShardReader
+
+    reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
     if config.backend == "auto":
-        name, why = choose_backend(config)
+        name, why = choose_backend(config, reader)
         print(f"{config.split}: backend {name}, because {why}", file=sys.stderr)
         config = replace(config, backend=name)
     if config.backend == "torchvision":
         from .torchvision import TorchvisionLoader
 
-        return TorchvisionLoader(config)
+        return TorchvisionLoader(config, reader)
     if config.backend == "resident":
-        from .resident import ResidentLoader
+        from .resident import open_resident
 
-        return ResidentLoader(config)
-    if config.backend == "synthetic":
-        from .synthetic import SyntheticLoader
-
-        return SyntheticLoader(config)
+        return open_resident(config, reader)
     from .dali.loader import DaliLoader
 
-    return DaliLoader(config)
+    return DaliLoader(config, reader)
 
 
-def choose_backend(config: LoaderConfig) -> tuple[str, str]:
+def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> tuple[str, str]:
     """The backend that 'auto' means for this data set on this device, and why.
 
     Options are of one backend, so with options it is the one that every machine has.
+
+    Args:
+        reader: of the split, where it is open already.
 
     Raises:
         UsageError, DamagedDataError: as `open_loader`.
@@ -62,7 +69,7 @@ def choose_backend(config: LoaderConfig) -> tuple[str, str]:
     device = choose_device(config.device)
     if config.options:
         return "torchvision", "options are given"
-    reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+    reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
     size = common_size(reader)
     if size is not None and max(size) <= _RESIDENT_SIDE:
         needed, free = resident_bytes(reader, size), free_memory(device)

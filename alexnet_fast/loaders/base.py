@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..config import LoaderConfig
+    from ..dataset import ShardReader
 
 
 class Batch(NamedTuple):
@@ -47,21 +48,33 @@ def check_options(config: LoaderConfig, backend: str, **defaults: Any) -> dict[s
 class Loader(ABC):
     """Iterable of `Batch`. Each pass over it is the next epoch, beginning at ``start_step`` in the first.
 
+    The newest pass wins: an older one that is still held ends with a RuntimeError when it is asked for more.
+
+    A backend makes images of the records that it is told; which records those are, their labels, epochs, steps and
+    passes are settled here.
+
     Attributes:
+        backend: its name, as in `LoaderConfig`.
         config: what was asked for.
+        device: where batches lie.
         num_records: records in the split, over all ranks.
         epoch: number of the epoch that the next pass will read.
         start_step: step at which the next pass will begin; set it (or `load_state`) to resume within an epoch.
         description: one line on what this loader is and why, for logs.
     """
 
-    def __init__(self, config: LoaderConfig, num_records: int) -> None:
+    backend: str
+    reader: ShardReader | None
+
+    def __init__(self, config: LoaderConfig, num_records: int, device: torch.device) -> None:
         self.config = config
         self.num_records = num_records
+        self.device = device
         self.epoch = config.start_epoch
         self.start_step = config.start_step
         self.description = type(self).__name__
         self._running: tuple[int, int] | None = None
+        self._making: Generator[torch.Tensor, None, None] | None = None  # the newest pass's images
         self._repeat = 1
 
     def repeat_split(self, times: int) -> None:
@@ -91,14 +104,40 @@ class Loader(ABC):
         return -(-own // c.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, step = self.epoch, self.start_step
+        epoch, first = self.epoch, self.start_step
         self.epoch, self.start_step = epoch + 1, 0
-        self._running = (epoch, step)
-        for batch in self._batches(epoch, step):
-            step += 1
-            self._running = (epoch, step)
-            yield batch
-        self._running = None
+        self._running = (epoch, first)
+        size, order = self.config.batch_size, self.order(epoch)
+        labels = self._labels(order)
+        batches = [order[i * size : (i + 1) * size] for i in range(first, len(self))]
+        self._end_pass()  # one that is still held
+        making = self._making = self._images(epoch, batches)
+        try:
+            for step in range(first, first + len(batches)):
+                # No name here holds the batch: its buffer is free again once the caller lets go of it.
+                yield self._next_batch(making, labels[step * size : (step + 1) * size], (epoch, step + 1))
+                if self._making is not making:
+                    raise RuntimeError("this pass over the loader was ended by a newer one")
+            self._running = None
+        finally:
+            making.close()
+
+    def _next_batch(self, making: Iterator[torch.Tensor], labels: torch.Tensor, running: tuple[int, int]) -> Batch:
+        batch = Batch(next(making), labels)
+        self._running = running
+        return batch
+
+    def _end_pass(self) -> None:
+        making, self._making = self._making, None
+        if making is not None:
+            making.close()
+
+    def _labels(self, order: Int64Array) -> torch.Tensor:
+        """Labels of these records, on the device: a few megabytes an epoch, so each batch's are a view."""
+        import torch
+
+        assert self.reader is not None
+        return torch.from_numpy(self.reader.labels[order]).to(self.device)
 
     def state(self) -> dict[str, int]:
         """Where the reader stands: ``{"epoch": e, "step": k}``, k batches of epoch e having been handed out.
@@ -116,11 +155,14 @@ class Loader(ABC):
         self._running = None
 
     @abstractmethod
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on; closing the iterator early must release what it holds."""
+    def _images(self, epoch: int, batches: Sequence[Int64Array]) -> Generator[torch.Tensor, None, None]:
+        """The images of each batch of record numbers, as in `Batch`; closing the generator releases what it holds."""
 
-    def close(self) -> None:  # noqa: B027 - a loader with nothing to give back need not say so
+    def close(self) -> None:
         """Stop workers and give back memory; safe to call twice."""
+        self._end_pass()
+        if self.reader is not None:
+            self.reader.close()
 
     def __enter__(self) -> Loader:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,14 +13,43 @@ from ..errors import DamagedDataError
 from ..images import ByteArray, Cropper, CropPlan, Flips, OutputSlots, UndecodableError
 from .batch_buffers import SharedMemory
 
-Records = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int32]
 
 
-class CropFunction(Protocol):
-    """One thread's means of cutting images."""
+@dataclass(frozen=True)
+class CropRequest:
+    """The crops that are wanted of n records.
 
-    def __call__(self, records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
-        """Put the crop of each record, resized, mirrored where `flips` says so, and finished, into its place.
+    Attributes:
+        records: int64 (n,).
+        heights, widths: int32 (n,), of the records' images, so that a worker needs no index.
+        plan: n crops.
+        flips: (n,), which are mirrored; None: none, or it is the device's to do.
+    """
+
+    records: npt.NDArray[np.int64]
+    heights: IntArray
+    widths: IntArray
+    plan: CropPlan
+    flips: Flips
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, part: slice) -> CropRequest:
+        flips = None if self.flips is None else self.flips[part]
+        return CropRequest(self.records[part], self.heights[part], self.widths[part], self.plan[part], flips)
+
+
+class ImageSource(Protocol):
+    """Picklable, so that it can go to worker processes."""
+
+    def cropper(self, image_size: int, dtype: str) -> Cropper:
+        """One thread's means of cutting these images."""
+        ...
+
+    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
+        """Put each crop, resized, mirrored and finished, into its slot.
 
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
@@ -27,15 +57,7 @@ class CropFunction(Protocol):
         ...
 
 
-class Images(Protocol):
-    """Picklable, so that it can go to worker processes."""
-
-    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
-        """Cuts crops of that size and type."""
-        ...
-
-
-class EncodedImages:
+class ShardSource:
     """The JPEGs of a split.
 
     Args:
@@ -43,24 +65,22 @@ class EncodedImages:
         decoder: as in `Cropper`.
     """
 
-    def __init__(self, reader: ShardReader, decoder: str) -> None:
+    def __init__(self, reader: ShardReader, decoder: str = "auto") -> None:
         self.reader, self.decoder = reader, decoder
 
-    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
-        reader, cutter = self.reader, Cropper(image_size, dtype, self.decoder)
+    def cropper(self, image_size: int, dtype: str) -> Cropper:
+        return Cropper(image_size, dtype, self.decoder)
 
-        def cut(records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
-            rows = reader.index[records]
-            heights, widths = rows["height"].tolist(), rows["width"].tolist()
-            try:
-                cutter.jpegs(reader.view_many(records), heights, widths, plan, flips, slots)
-            except UndecodableError as error:
-                raise damaged(reader, int(records[error.position]), error) from None
-
-        return cut
+    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
+        jpegs = self.reader.view_many(request.records)
+        heights, widths = request.heights.tolist(), request.widths.tolist()
+        try:
+            cropper.jpegs(jpegs, heights, widths, request.plan, request.flips, slots)
+        except UndecodableError as error:
+            raise damaged(self.reader, int(request.records[error.position]), error) from None
 
 
-class DecodedImages:
+class PixelSource:
     """Images of one size, decoded, in memory that workers share.
 
     Attributes:
@@ -78,13 +98,11 @@ class DecodedImages:
     def pixels(self) -> ByteArray:
         return self._memory.array.reshape(self._shape)
 
-    def crop_function(self, image_size: int, dtype: str) -> CropFunction:
-        pixels, cutter = self.pixels, Cropper(image_size, dtype)
+    def cropper(self, image_size: int, dtype: str) -> Cropper:
+        return Cropper(image_size, dtype)
 
-        def cut(records: Records, plan: CropPlan, flips: Flips, slots: OutputSlots) -> None:
-            cutter.pixels(pixels, records, plan, flips, slots)
-
-        return cut
+    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
+        cropper.pixels(self.pixels, request.records, request.plan, request.flips, slots)
 
 
 def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from ..dataset import read_dataset_info
+from ..dataset import ShardReader
 from ..errors import UsageError
 from ..images import finish_batch
 from ..system import choose_device
-from .base import Batch, Loader, check_options
+from .base import Loader, check_options
+from .order import Int64Array
 
 if TYPE_CHECKING:
+    import torch
+
     from ..config import LoaderConfig
 
 _RECORDS, _CLASSES = 1_281_167, 1000  # of ImageNet's training split
@@ -23,42 +26,46 @@ class SyntheticLoader(Loader):
     Options: ``num_records`` and ``num_classes``, where no data set is given or other counts are wanted.
     """
 
+    backend = "synthetic"
+
     def __init__(self, config: LoaderConfig) -> None:
         options = check_options(config, "synthetic", num_records=None, num_classes=None)
         records, classes = options["num_records"], options["num_classes"]
-        if config.dataset is not None:
-            info = read_dataset_info(config.dataset)
-            records = info.split(config.split).records if records is None else records
-            classes = info.num_classes if classes is None else classes
+        self.reader = None if config.dataset is None else ShardReader(config.dataset, config.split)
+        if self.reader is not None:
+            records = len(self.reader) if records is None else records
+            classes = self.reader.info.num_classes if classes is None else classes
         records, classes = records or _RECORDS, classes or _CLASSES
         if not all(isinstance(n, int) and n > 0 for n in (records, classes)):
             raise UsageError(f"num_records and num_classes must be 1 or more, got {records!r} and {classes!r}")
-        super().__init__(config, records)
+        super().__init__(config, records, choose_device(config.device))
         self.num_classes = classes
-        self.device = choose_device(config.device)
-        self._batch: Batch | None = None
+        self._noise: tuple[torch.Tensor, torch.Tensor] | None = None
         self.description = f"synthetic: one batch of noise on {self.device}, no data is read"
 
-    def _make(self) -> Batch:
+    def _make(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of a batch."""
         import torch
 
-        c = self.config
-        generator = torch.Generator().manual_seed(c.seed)
-        shape = (c.batch_size, c.image_size, c.image_size, 3)
-        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
-        labels = torch.randint(0, self.num_classes, (c.batch_size,), generator=generator)
-        images = finish_batch(noise.to(self.device), None, getattr(torch, c.dtype))
-        return Batch(images, labels.to(self.device))
+        if self._noise is None:
+            c = self.config
+            generator = torch.Generator().manual_seed(c.seed)
+            shape = (c.batch_size, c.image_size, c.image_size, 3)
+            noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+            labels = torch.randint(0, self.num_classes, (c.batch_size,), generator=generator)
+            images = finish_batch(noise.to(self.device), None, getattr(torch, c.dtype))
+            self._noise = images, labels.to(self.device)
+        return self._noise
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        batch = self._batch = self._batch or self._make()
-        own = len(self) * self.config.batch_size if self.config.train else self._own_records()
-        for step in range(start_step, len(self)):
-            n = min(self.config.batch_size, own - step * self.config.batch_size)
-            yield batch if n == self.config.batch_size else Batch(batch.images[:n], batch.labels[:n])
+    def _labels(self, order: Int64Array) -> torch.Tensor:
+        _, labels = self._make()
+        return labels.repeat(-(-len(order) // len(labels)))[: len(order)]
 
-    def _own_records(self) -> int:
-        return len(range(self.config.rank, self.num_records, self.config.world_size))
+    def _images(self, epoch: int, batches: Sequence[Int64Array]) -> Generator[torch.Tensor, None, None]:
+        images, _ = self._make()
+        for records in batches:
+            yield images[: len(records)]
 
     def close(self) -> None:
-        self._batch = None
+        super().close()
+        self._noise = None

@@ -13,13 +13,9 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ..errors import AlexNetFastError, WorkerError
-from ..images import CropPlan, Flips
 from .batch_buffers import BatchBuffers, ByteArray, Layout, SharedMemory
-from .image_sources import Images
+from .image_sources import CropRequest, ImageSource
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -30,17 +26,12 @@ _PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its pare
 
 
 class Job(NamedTuple):
-    """Part of a batch: `records` go to rows `first`... of buffer `slot`; `batch_id` numbers the batch.
-
-    `flips` are mirrored by the worker; None leaves them to the device.
-    """
+    """Part of a batch: the crops go to rows `first`... of buffer `slot`; `batch_id` numbers the batch."""
 
     batch_id: int
     slot: int
     first: int
-    records: npt.NDArray[np.int64]
-    plan: CropPlan
-    flips: Flips
+    crops: CropRequest
 
 
 class Result(NamedTuple):
@@ -69,52 +60,33 @@ class Workers(Protocol):
     def close(self) -> None: ...
 
 
-class Task:
-    """What a worker does: cut images, resize and finish them, put them into buffers. Picklable, without the buffers.
-
-    Args:
-        images: where they come from.
-        layout: of the buffers.
-    """
-
-    def __init__(self, images: Images, layout: Layout) -> None:
-        self.images, self.layout = images, layout
-
-
 class Worker:
-    """One thread's means of doing jobs."""
+    """One thread's means of doing jobs: it cuts images of a source into buffers that lie as `layout` says."""
 
-    def __init__(self, task: Task, memory: ByteArray) -> None:
-        layout = task.layout
-        self._cut = task.images.crop_function(layout.image_size, layout.dtype)
+    def __init__(self, source: ImageSource, layout: Layout, memory: ByteArray) -> None:
+        self._source = source
+        self._cropper = source.cropper(layout.image_size, layout.dtype)
         self._slots = layout.slots(memory)
 
     def do(self, job: Job, oldest: int) -> Result:
         """Do a job, unless its batch_id is older than `oldest`; every failure is in the result."""
         try:
             if job.batch_id >= oldest:
-                self._fill(job)
+                slots = self._slots[job.slot][job.first : job.first + len(job.crops)]
+                self._source.cut(self._cropper, job.crops, slots)
         except AlexNetFastError as error:
             return Result(job.batch_id, error)
         except Exception as error:
             return Result(job.batch_id, WorkerError(f"a loader worker failed: {type(error).__name__}: {error}"))
         return Result(job.batch_id, None)
 
-    def _fill(self, job: Job) -> None:
-        """
-        Raises:
-            DamagedDataError: a record cannot be read or decoded; the text names it.
-        """
-        slots = self._slots[job.slot][job.first : job.first + len(job.records)]
-        self._cut(job.records, job.plan, job.flips, slots)
-
 
 class InlineWorkers:
     """Does each job when its result is asked for, in the asking thread."""
 
-    def __init__(self, task: Task, buffers: BatchBuffers) -> None:
+    def __init__(self, source: ImageSource, buffers: BatchBuffers) -> None:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._worker = Worker(task, buffers.memory)
+        self._worker = Worker(source, buffers.layout, buffers.memory)
         self._oldest = 0
 
     def submit(self, job: Job) -> None:
@@ -141,11 +113,11 @@ class InlineWorkers:
 class ThreadWorkers:
     """Threads in this process. Decoding and resizing release the GIL; nothing is handed over but job numbers."""
 
-    def __init__(self, task: Task, buffers: BatchBuffers, num_workers: int) -> None:
+    def __init__(self, source: ImageSource, buffers: BatchBuffers, num_workers: int) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._oldest = 0
-        workers = [Worker(task, buffers.memory) for _ in range(num_workers)]
+        workers = [Worker(source, buffers.layout, buffers.memory) for _ in range(num_workers)]
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"loader-{i}", daemon=True)
             for i, worker in enumerate(workers)
@@ -180,7 +152,7 @@ class ThreadWorkers:
 class ProcessWorkers:
     """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
 
-    def __init__(self, task: Task, buffers: BatchBuffers, num_workers: int, context: str) -> None:
+    def __init__(self, source: ImageSource, buffers: BatchBuffers, num_workers: int, context: str) -> None:
         if context == "auto":
             # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
             context = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
@@ -195,7 +167,7 @@ class ProcessWorkers:
                 ours, theirs = start.Pipe()
                 process = start.Process(  # type: ignore[attr-defined]
                     target=_work_process,
-                    args=(task, buffers.shared, theirs, self._oldest, os.getpid()),
+                    args=(source, buffers.layout, buffers.shared, theirs, self._oldest, os.getpid()),
                     name=f"loader-{i}",
                     daemon=True,
                 )
@@ -224,15 +196,14 @@ class ProcessWorkers:
             raise _ended(process) from None
 
     def collect(self) -> Result:
-        while True:
-            ready = [key.data for key, _ in self._selector.select()]
-            for process, pipe in ready:
-                if pipe is not None:
-                    try:
-                        return pipe.recv()  # type: ignore[no-any-return]
-                    except (EOFError, ConnectionResetError):
-                        raise _ended(process) from None
-            raise _ended(ready[0][0])
+        ready = [key.data for key, _ in self._selector.select()]
+        process, pipe = next((pair for pair in ready if pair[1] is not None), ready[0])
+        if pipe is None:
+            raise _ended(process)
+        try:
+            return pipe.recv()  # type: ignore[no-any-return]
+        except (EOFError, ConnectionResetError):
+            raise _ended(process) from None
 
     def cancel_before(self, batch_id: int) -> None:
         self._oldest.value = batch_id
@@ -263,14 +234,16 @@ def _ended(process: Any) -> WorkerError:
     return WorkerError(f"loader worker process {process.pid} {how}: use fewer workers or a smaller batch, or threads")
 
 
-def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int) -> None:
+def _work_process(
+    source: ImageSource, layout: Layout, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int
+) -> None:
     """The life of a worker process."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     gc.freeze()  # or every collection goes through all that the parent had: 1% of the time at a longest side of 375
-    worker = Worker(task, memory.array)
+    worker = Worker(source, layout, memory.array)
     try:
         while True:
             # A killed parent closes no pipe that a sister process has inherited.
@@ -285,10 +258,10 @@ def _work_process(task: Task, memory: SharedMemory, pipe: Connection, oldest: An
         return
 
 
-def start_workers(kind: str, task: Task, buffers: BatchBuffers, num_workers: int, context: str) -> Workers:
+def start_workers(kind: str, source: ImageSource, buffers: BatchBuffers, num_workers: int, context: str) -> Workers:
     """`num_workers` workers of that kind; 0 means that the asking thread does the work."""
     if num_workers == 0:
-        return InlineWorkers(task, buffers)
+        return InlineWorkers(source, buffers)
     if kind == "process":
-        return ProcessWorkers(task, buffers, num_workers, context)
-    return ThreadWorkers(task, buffers, num_workers)
+        return ProcessWorkers(source, buffers, num_workers, context)
+    return ThreadWorkers(source, buffers, num_workers)

@@ -16,10 +16,11 @@ from conftest import draw_image, encode, pack_images
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast import DamagedDataError, Loader, LoaderConfig, ShardReader, UsageError, open_loader
 from alexnet_fast.errors import WorkerError
 from alexnet_fast.images import IMAGENET_STD, eval_resize, native, sample_crops, sample_flips
 from alexnet_fast.loaders import choose_backend, resident
+from alexnet_fast.loaders.resident import ResidentLoader
 
 
 def decoded(reader: ShardReader, record: int) -> torch.Tensor:
@@ -27,25 +28,20 @@ def decoded(reader: ShardReader, record: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def resident_config(dataset: Path, split: str, batch_size: int, size: int, resize: str) -> LoaderConfig:
-    return LoaderConfig(
-        dataset=dataset,
-        split=split,
-        backend="resident",
-        batch_size=batch_size,
-        image_size=size,
-        dtype="uint8",
+def open_resident(resize: str, dataset: Path, split: str, batch_size: int, size: int, dtype: str = "uint8") -> Loader:
+    """On the CPU as it resizes there ('images'), or as it does on a GPU ('matrices')."""
+    config = LoaderConfig(
+        dataset=dataset, split=split, backend="resident", batch_size=batch_size, image_size=size, dtype=dtype,
         device="cpu",
-        options={"resize": resize},
-    )
+    )  # fmt: skip
+    return open_loader(config) if resize == "images" else ResidentLoader(config, ShardReader(dataset, split))
 
 
 @pytest.mark.parametrize("resize", ["matrices", "images"])
 @pytest.mark.parametrize("size", [24, 64, 80])
 def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
-    config = resident_config(packed_small, "train", 53, size, resize)
     reader = ShardReader(packed_small, "train")
-    with open_loader(config) as loader:
+    with open_resident(resize, packed_small, "train", 53, size) as loader:
         order = loader.order(0)
         images = next(iter(loader)).images
     boxes = sample_crops(0, 0, order, np.full(53, 64), np.full(53, 64))
@@ -65,9 +61,8 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize:
 @pytest.mark.parametrize("resize", ["matrices", "images"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resize: str) -> None:
-    config = resident_config(packed_small, "val", 23, size, resize)
     reader = ShardReader(packed_small, "val")
-    with open_loader(config) as loader:
+    with open_resident(resize, packed_small, "val", 23, size) as loader:
         images = next(iter(loader)).images
     for record, image in enumerate(images):
         resized = functional.resize(decoded(reader, record), [eval_resize(size)], antialias=True)
@@ -78,11 +73,7 @@ def test_evaluation_pixels_are_torchvisions(packed_small: Path, size: int, resiz
 def test_both_ways_to_resize_normalise_and_mirror_alike(packed_small: Path) -> None:
     batches = {}
     for resize in ("matrices", "images"):
-        config = LoaderConfig(
-            dataset=packed_small, backend="resident", batch_size=16, image_size=48, device="cpu",
-            options={"resize": resize},
-        )  # fmt: skip
-        with open_loader(config) as loader:
+        with open_resident(resize, packed_small, "train", 16, 48, "float32") as loader:
             batches[resize] = list(loader)
     for one, other in zip(batches["matrices"], batches["images"], strict=True):
         assert torch.equal(one.labels, other.labels)
@@ -92,9 +83,12 @@ def test_both_ways_to_resize_normalise_and_mirror_alike(packed_small: Path) -> N
         assert (one.images - other.images).abs().max() <= 2.01 / 255 / min(IMAGENET_STD)
 
 
-def test_unknown_ways_to_resize_are_refused(packed_small: Path) -> None:
-    with pytest.raises(UsageError, match="option resize must be one of auto, matrices, images, got 'nearest'"):
-        open_loader(LoaderConfig(dataset=packed_small, backend="resident", options={"resize": "nearest"}))
+def test_options_of_another_device_are_refused(packed_small: Path) -> None:
+    with pytest.raises(UsageError, match="no option 'resize'"):
+        open_loader(LoaderConfig(dataset=packed_small, backend="resident", options={"resize": "matrices"}))
+    config = LoaderConfig(dataset=packed_small, backend="resident", device="cpu", options={"workers": "thread"})
+    with pytest.raises(UsageError, match="no option 'workers'"):  # on a GPU there are none
+        ResidentLoader(config, ShardReader(packed_small, "train"))
 
 
 def test_images_of_several_sizes_are_refused(packed: Path) -> None:

@@ -17,10 +17,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,7 +29,8 @@ from ...dataset import ShardReader
 from ...errors import AlexNetFastError, DamagedDataError, MissingDependencyError, UsageError, WorkerError
 from ...images import draw_crops, draw_flips, finish_batch
 from ...system import choose_device, usable_cores
-from ..base import Batch, Loader, check_options
+from ..base import Loader, check_options
+from ..order import Int64Array
 from .pipeline import Cuts, Decoding, build_pipeline, cut_eval, cut_train, shut_down, take_images
 
 if TYPE_CHECKING:
@@ -91,29 +91,34 @@ class DaliLoader(Loader):
         WorkerError: DALI failed on iteration, and no record is to blame.
     """
 
-    def __init__(self, config: LoaderConfig) -> None:
+    backend = "dali"
+    reader: ShardReader
+
+    def __init__(self, config: LoaderConfig, reader: ShardReader | None = None) -> None:
+        """
+        Args:
+            reader: of the split, where it is open already.
+        """
         reason = why_not(config.device)
         if reason is not None:
             raise MissingDependencyError(f"backend dali: {reason}; or use --backend torchvision")
         self.options = check_options(
             config, "dali", region="auto", hw_decoder_load=0.0, huffman_threshold=1_000_000, fancy_upsampling=False
         )
-        self.device = choose_device(config.device)
-        if self.device.type not in ("cpu", "cuda"):
-            raise UsageError(f"backend dali: {why_not(self.device.type)}; use --backend torchvision")
-        self.reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
-        super().__init__(config, len(self.reader))
+        device = choose_device(config.device)
+        if device.type not in ("cpu", "cuda"):
+            raise UsageError(f"backend dali: {why_not(device.type)}; use --backend torchvision")
+        self.reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+        super().__init__(config, len(self.reader), device)
         # DALI computes in threads of its own and needs one; "no workers" can mean no less.
         self.num_threads = usable_cores() if config.num_workers == "auto" else max(1, config.num_workers)
         self.decoding, how = self._choose_decoding()
-        self.stats = {"batches": 0, "bytes_read": 0, "wait_s": 0.0}
         self.description = f"dali: {self.num_threads} threads, {how}, on {self.device}"
         self._pipeline: Any = None
         self._upcoming: Iterator[tuple[int, npt.NDArray[np.int64]]] = iter(())
         self._readers: ThreadPoolExecutor | None = None
         self._reading: deque[Future[Fed]] = deque()
         self._ahead: deque[Fed] = deque()  # fed, newest last: DALI reads this memory in place
-        self._pass = 0  # number of the newest pass; an older one that is still held must stop
         self._stream: Any = None  # on which batches are finished, so that none queues behind the network's work
 
     def _choose_decoding(self) -> tuple[Decoding, str]:
@@ -134,10 +139,9 @@ class DaliLoader(Loader):
             reason = region_decoding_fails(self.device, hw_decoder_load=float(load))
             region = reason is None
             how = "decoding regions" if region else f"decoding whole images ({reason})"
-        index = self.reader.index
-        widths, heights = index["width"].astype(np.int64), index["height"].astype(np.int64)
+        widths, heights = self.reader.widths.astype(np.int64), self.reader.heights.astype(np.int64)
         largest, most = (0, 0), 0
-        if len(index):
+        if len(widths):
             # Engines reserve a batch of images of this size: the few larger ones are worth a reallocation.
             largest = (int(np.quantile(widths, 0.99)), int(np.quantile(heights, 0.99)))
             most = int((widths * heights).max())
@@ -153,11 +157,10 @@ class DaliLoader(Loader):
 
     def cuts(self, epoch: int, records: npt.NDArray[np.int64]) -> Cuts:
         """The regions of some records in one epoch, as they are fed to DALI."""
-        c = self.config
-        rows = self.reader.index[records]
+        c, heights, widths = self.config, self.reader.heights[records], self.reader.widths[records]
         if not c.train:
-            return cut_eval(rows["height"], rows["width"], c.image_size, c.eval_resize)
-        boxes = draw_crops(c.augmentation, c.seed, epoch, records, rows["height"], rows["width"])
+            return cut_eval(heights, widths, c.image_size, c.eval_resize)
+        boxes = draw_crops(c.augmentation, c.seed, epoch, records, heights, widths)
         return cut_train(boxes, draw_flips(c.augmentation, c.seed, epoch, records))
 
     def _read(self, epoch: int, records: npt.NDArray[np.int64]) -> Fed:
@@ -185,14 +188,9 @@ class DaliLoader(Loader):
         self._ahead.append(read.result())
         return self._ahead[-1][1]
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        import torch
-
+    def _images(self, epoch: int, batches: Sequence[Int64Array]) -> Generator[torch.Tensor, None, None]:
         c = self.config
-        order = self.order(epoch)
-        self._pass += 1
-        this_pass = self._pass
-        self._drain()
+        self._drain()  # what an interrupted pass left
         if self._pipeline is None:
             self._pipeline = build_pipeline(
                 self._feed,
@@ -203,21 +201,15 @@ class DaliLoader(Loader):
                 depth=c.prefetch + 1,
                 decoding=self.decoding,
             )
-        steps = range(start_step, len(self))
-        self._upcoming = iter([(epoch, order[i * c.batch_size : (i + 1) * c.batch_size]) for i in steps])
-        # An epoch's labels are a few megabytes: one copy, and each batch is a view.
-        labels = torch.from_numpy(self.reader.labels[order]).to(self.device)
+        self._upcoming = iter([(epoch, records) for records in batches])
         try:
             self._schedule()
-            for step in steps:
-                images = self._take()
+            for _ in batches:
+                images = [self._take()]
                 self._schedule()  # before the consumer computes, so that DALI works meanwhile
-                yield Batch(images, labels[step * c.batch_size : (step + 1) * c.batch_size])
-                if self._pass != this_pass:
-                    raise RuntimeError("this pass over the loader was ended by a newer one")
+                yield images.pop()
         finally:
-            if self._pass == this_pass:
-                self._drain()
+            self._drain()
 
     def _schedule(self) -> None:
         """Feed batches until DALI's queue is full (the first call) or by one (the next)."""
@@ -230,15 +222,11 @@ class DaliLoader(Loader):
             raise self._explain(error) from error
 
     def _take(self) -> torch.Tensor:
-        begin = perf_counter()
         try:
             images = self._take_cuda() if self.device.type == "cuda" else self._finish(take_images(self._pipeline))
         except Exception as error:
             raise self._explain(error) from error
-        self.stats["wait_s"] += perf_counter() - begin
-        self.stats["batches"] += 1
-        records, _ = self._ahead.popleft()
-        self.stats["bytes_read"] += int(self.reader.index["length"][records].sum())
+        self._ahead.popleft()
         return images
 
     def _finish(self, images: torch.Tensor) -> torch.Tensor:
@@ -274,8 +262,8 @@ class DaliLoader(Loader):
         suspects = [record for records, _ in self._ahead for record in records.tolist()]
         self._discard()
         for record in suspects:
-            row = self.reader.index[record]
-            complaint = _complaint(self.reader.read(record), int(row["height"]), int(row["width"]))
+            height, width = int(self.reader.heights[record]), int(self.reader.widths[record])
+            complaint = _complaint(self.reader.read(record), height, width)
             if complaint is not None:
                 return DamagedDataError(
                     f"{self.reader.describe(record)} cannot be decoded ({complaint}): "
@@ -314,13 +302,12 @@ class DaliLoader(Loader):
         self._ahead.clear()
 
     def close(self) -> None:
-        self._pass += 1
+        super().close()
         self._stop_reading()
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
         self._discard()
-        self.reader.close()
 
 
 def _complaint(jpeg: bytes, height: int, width: int) -> str | None:
