@@ -5,20 +5,24 @@ Heavy imports stay inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import inspect as signatures
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import Field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .config import BACKENDS, DEVICES, MODELS, PRECISIONS, RECIPES
+from .config import BACKENDS, DEVICES, WORKERS, BenchConfig, TrainConfig
 from .errors import AlexNetFastError
-from .options import parse_list, parse_overrides, parse_size, parse_whole_numbers, parse_workers
+from .options import SWITCH, Option, default_of, flag_of, name_of, options_of, parse_size, read_value
 from .version import __version__
+
+Config = TypeVar("Config")
 
 app = typer.Typer(
     name="alexnet-fast",
@@ -31,20 +35,65 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-ON_OFF = ("auto", "on", "off")
+
+
+def _completes(words: Sequence[str]) -> Callable[[str], list[str]] | None:
+    return (lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None
 
 
 def _one_of(option: str, values: Sequence[str], help: str) -> Any:
     """An option that takes one of `values`, which the shell completes; whether it was one is the library's to say."""
-    return typer.Option(
-        option, metavar="|".join(values), help=help,
-        autocompletion=lambda incomplete: [value for value in values if value.startswith(incomplete)],
-    )  # fmt: skip
+    return typer.Option(option, metavar="|".join(values), help=help, autocompletion=_completes(values))
 
 
 DatasetArg = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, checkpoint, or an AlexNet's weights.")]
 DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
+
+
+def _from_config(kind: type[Config]) -> Callable[[Callable[[Config], None]], Callable[..., None]]:
+    """Makes a command of a function that takes a config of `kind`: DATASET, and an option for each that it declares."""
+    entries = {entry.name: (entry, known) for entry, known in options_of(kind) if known.help}
+
+    def decorate(run: Callable[[Config], None]) -> Callable[..., None]:
+        def command(dataset: Path, **words: Any) -> None:
+            values = {
+                name: read_value(name_of(entry), known.kind, words[name], word=True)
+                for name, (entry, known) in entries.items()
+                if words[name] is not None
+            }
+            run(kind(dataset=dataset, **values))  # type: ignore[call-arg]
+
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        types = {"dataset": DatasetArg} | {name: _typer_type(*entry) for name, entry in entries.items()}
+        parameter, by_keyword = signatures.Parameter, signatures.Parameter.KEYWORD_ONLY
+        command.__signature__ = signatures.Signature(  # type: ignore[attr-defined]
+            [parameter("dataset", parameter.POSITIONAL_OR_KEYWORD, annotation=DatasetArg)]
+            + [
+                parameter(name, by_keyword, annotation=types[name], default=_typer_default(*entry))
+                for name, entry in entries.items()
+            ]
+        )
+        command.__annotations__ = types
+        return command
+
+    return decorate
+
+
+def _typer_type(entry: Field[Any], known: Option) -> Any:
+    flag, kind = flag_of(entry), known.kind
+    if kind is SWITCH:
+        flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
+        return Annotated[bool, typer.Option(flag, help=known.help)]
+    option = typer.Option(flag, metavar=known.metavar, help=known.help, autocompletion=_completes(kind.words))
+    return Annotated[kind.type | None if _typer_default(entry, known) is None else kind.type, option]
+
+
+def _typer_default(entry: Field[Any], known: Option) -> Any:
+    default = default_of(entry)
+    if default is None or default == {}:
+        return None
+    return known.kind.write(default) if known.kind.type is str else default
 
 
 @app.callback(invoke_without_command=True)
@@ -102,7 +151,7 @@ def pack(
     with progress_bar("packing") as progress:
         info = run(
             source, dataset, splits=tuple(split) if split else None, format=format, shard_bytes=parse_size(shard_bytes),
-            resize_shorter=resize_shorter, quality=quality, workers=parse_workers(workers), seed=seed,
+            resize_shorter=resize_shorter, quality=quality, workers=_workers(workers), seed=seed,
             on_bad_image=on_bad_image, limit=limit, engine=engine, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     typer.echo(describe_pack(info, dataset))
@@ -124,7 +173,7 @@ def verify(
     from .system import progress_bar
 
     with progress_bar("verifying") as progress:
-        result = run(dataset, decode=decode, workers=parse_workers(workers), progress=progress)
+        result = run(dataset, decode=decode, workers=_workers(workers), progress=progress)
     typer.echo(result.summary(), err=not result.ok)
     if not result.ok:
         raise typer.Exit(1)
@@ -162,93 +211,24 @@ def inspect(
 
 
 @app.command()
-def train(
-    dataset: DatasetArg,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", metavar="RUN", help="Run folder; runs/NAME if not given.")
-    ] = None,
-    model: Annotated[str, _one_of("--model", MODELS, "Network.")] = "alexnet",
-    recipe: Annotated[str, _one_of("--recipe", RECIPES, "Hyper-parameters.")] = "fast",
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Recipe's if not given.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Over all devices.")] = None,
-    image_size: Annotated[
-        int, typer.Option("--image-size", metavar="N", help="Side of the network's input, pixels.")
-    ] = 224,
-    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; may be repeated."),
-    ] = None,
-    precision: Annotated[str, _one_of("--precision", PRECISIONS, "Of the arithmetic.")] = "auto",
-    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
-    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
-    pin_memory: Annotated[str, _one_of("--pin-memory", ON_OFF, "Matters with CUDA only.")] = "auto",
-    compile: Annotated[str, _one_of("--compile", ON_OFF, "torch.compile.")] = "auto",
-    device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of weights, order and crops.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run-dir.")] = False,
-    checkpoint_every: Annotated[
-        str, typer.Option("--checkpoint-every", metavar="STEPS|TIME|epoch", help="Within epochs: 500, 90s, 10m, 1h.")
-    ] = "10m",
-    loader_settings: Annotated[
-        Path | None, typer.Option("--loader-settings", metavar="FILE", help="bench-loader.json to take settings from.")
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-steps", metavar="N", help="Stop after so many steps in all.")
-    ] = None,
-) -> None:
+@_from_config(TrainConfig)
+def train(config: TrainConfig) -> None:
     """Train an AlexNet on DATASET.
 
     Weights, metrics and curves go into a run folder; a run that was ended goes on with --resume.
 
     Example: alexnet-fast train data/tiny --image-size 64 --run-dir runs/tiny
     """
-    from .config import TrainConfig
     from .training import train as run
 
-    result = run(
-        TrainConfig(
-            dataset=dataset, run_dir=run_dir, model=model, recipe=recipe, epochs=epochs, batch_size=batch_size, lr=lr,
-            overrides=parse_overrides(override), image_size=image_size, precision=precision, backend=backend,
-            num_workers=parse_workers(num_workers), pin_memory=pin_memory, compile=compile, device=device, seed=seed,
-            resume=resume, checkpoint_every=checkpoint_every, loader_settings=loader_settings, max_steps=max_steps,
-        )
-    )  # fmt: skip
+    result = run(config)
     if result is not None:  # ranks other than 0 have nothing to say
         typer.echo(result.closing_lines())
 
 
 @app.command("bench-loader")
-def bench_loader(
-    dataset: DatasetArg,
-    backend: Annotated[
-        str | None, typer.Option("--backend", metavar="A,B", help="Those that run here if not given.")
-    ] = None,
-    num_workers: Annotated[
-        str | None, typer.Option("--num-workers", metavar="0,1,2", help="0, 1, 2, 4 ... one step past the cores.")
-    ] = None,
-    pin_memory: Annotated[
-        str | None, typer.Option("--pin-memory", metavar="on,off", help="Matters with CUDA only.")
-    ] = None,
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,M", help="One or several.")] = "128",
-    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Pixels.")] = 224,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measuring time a setting.")] = 5.0,
-    prefetch: Annotated[
-        int, typer.Option("--prefetch", metavar="N", min=1, help="Batches prepared ahead, by all workers together.")
-    ] = 2,
-    persistent_workers: Annotated[
-        bool, typer.Option("--persistent-workers/--no-persistent-workers", help="Keep workers between epochs.")
-    ] = True,
-    model: Annotated[str, _one_of("--model", (*MODELS, "none"), "Whose demand to measure.")] = "alexnet",
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="FOLDER", help="Also sweep ImageFolder + DataLoader on it.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", help="A setting silent for so many seconds is hung.")
-    ] = 120.0,
-    device: DeviceOption = "auto",
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write .json, .md and .png here.")] = None,
-) -> None:
+@_from_config(BenchConfig)
+def bench_loader(config: BenchConfig) -> None:
     """Measure how fast each loader setting reads DATASET, and why.
 
     Says which setting is best here, whether more workers help, and what holds the others up.
@@ -256,19 +236,8 @@ def bench_loader(
     Example: alexnet-fast bench-loader data/tiny --image-size 64 --out bench
     """
     from .bench import bench_loader as run
-    from .config import BenchConfig, on_off_auto
 
-    pins = parse_list(pin_memory)
-    report = run(
-        BenchConfig(
-            dataset=dataset, backends=parse_list(backend),
-            num_workers=parse_whole_numbers("--num-workers", num_workers),
-            pin_memory=None if pins is None else tuple(on_off_auto("--pin-memory", pin) is True for pin in pins),
-            batch_sizes=parse_whole_numbers("--batch-size", batch_size) or (128,), image_size=image_size,
-            seconds=seconds, device=device, out=out, model=model, baseline=baseline, prefetch=prefetch,
-            persistent_workers=persistent_workers, timeout=timeout,
-        )
-    )  # fmt: skip
+    report = run(config)
     terminal = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
     typer.echo(report.closing_lines(terminal))
 
@@ -294,7 +263,7 @@ def evaluate(
 
     result = evaluate_run(
         run, dataset, split=split, tta=tta, batch_size=batch_size, backend=backend,
-        num_workers=parse_workers(num_workers), device=device, report=report,
+        num_workers=_workers(num_workers), device=device, report=report,
     )  # fmt: skip
     if json is not None:
         result.write_json(json)
@@ -362,6 +331,10 @@ def doctor() -> None:
     from .doctor import doctor as run
 
     typer.echo(run())
+
+
+def _workers(word: str) -> Any:
+    return read_value("a number of workers", WORKERS, word, word=True)
 
 
 def main() -> None:

@@ -11,6 +11,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError
+from .options import (
+    INTERVAL,
+    NUMBER_ABOVE_0,
+    PLACE,
+    SETTINGS,
+    SWITCH,
+    TEXT,
+    Kind,
+    auto_or,
+    check_options,
+    declared,
+    interval_seconds,
+    on_off,
+    one_of,
+    option,
+    several,
+    whole,
+)
 
 BACKENDS = ("auto", "dali", "torchvision", "resident", "synthetic")
 SOURCE_FORMATS = ("auto", "tiny-imagenet", "imagefolder", "kaggle", "ilsvrc2012", "webdataset", "parquet")
@@ -41,33 +59,34 @@ def dtype_name(dtype: Any) -> str:
     return _DTYPES[name]
 
 
-def on_off_auto(name: str, value: object) -> bool | Literal["auto"]:
-    """Read a switch that is a bool or one of the words on, off, auto.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if isinstance(value, bool):
-        return value
-    if value == "auto":
-        return "auto"
-    if value in ("on", "off"):
-        return value == "on"
-    raise UsageError(f"{name} must be on, off or auto, got {value!r}")
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 MOST_WORKERS = 1024  # each is a process or a thread: more are a slip of the keyboard, which would bring a machine down
 CROPS = ("resized", "shorter-side")
 FLIPS = ("random", "alternate", "off")
+
+
+def _device(value: object) -> str:
+    if str(value).split(":")[0] not in DEVICES:
+        raise ValueError
+    return str(value)
+
+
+def _area(value: Any) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high <= 1:
+        raise ValueError
+    return float(low), float(high)
+
+
+AREA = Kind("two shares of an image, 0 < from <= to <= 1", _area, "FROM,TO")
+BACKEND = one_of(*BACKENDS)
+DEVICE = Kind(f"one of {', '.join(DEVICES)}", _device, "|".join(DEVICES), words=DEVICES)
+DTYPE = Kind("a dtype", dtype_name, "DTYPE")
+WORKERS = auto_or(whole(0, MOST_WORKERS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +101,12 @@ class Augmentation:
             mirrors it every second epoch, so that two epochs in a row show both sides; 'off' never.
     """
 
-    crop: str = "resized"
-    area: tuple[float, float] = (0.08, 1.0)
-    flip: str = "random"
+    crop: str = option("resized", one_of(*CROPS))
+    area: tuple[float, float] = option((0.08, 1.0), AREA)
+    flip: str = option("random", one_of(*FLIPS))
 
     def __post_init__(self) -> None:
-        _require(self.crop in CROPS, f"crop must be one of {', '.join(CROPS)}, got {self.crop!r}")
-        _require(self.flip in FLIPS, f"flip must be one of {', '.join(FLIPS)}, got {self.flip!r}")
-        try:
-            low, high = self.area
-            fits = 0 < low <= high <= 1
-        except (TypeError, ValueError):
-            fits = False
-        _require(fits, f"area must be two shares of an image, 0 < from <= to <= 1, got {self.area!r:.40}")
-        object.__setattr__(self, "area", (float(low), float(high)))
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +122,7 @@ class LoaderConfig:
         batch_size: images per batch and rank.
         image_size: side S of the square images, pixels.
         num_workers: worker processes or threads; 'auto' follows the usable cores.
-        pin_memory: page-locked host buffers; 'auto' and True pin only where the device is CUDA.
+        pin_memory: page-locked host buffers, where the device is CUDA; elsewhere they do not exist. 'auto' means True.
         device: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
         dtype: of the images: 'float32', 'bfloat16', 'float16' (normalised), or 'uint8' (0-255, not normalised); the
             usual short names and torch dtypes are taken too.
@@ -125,59 +136,36 @@ class LoaderConfig:
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
     """
 
-    dataset: Path | str | None = None
-    split: str = "train"
-    train: bool | None = None
-    backend: str = "auto"
-    batch_size: int = 128
-    image_size: int = 224
-    num_workers: int | Literal["auto"] = "auto"
-    pin_memory: bool | str = "auto"
-    device: str = "auto"
-    dtype: Any = "float32"
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-    start_epoch: int = 0
-    start_step: int = 0
-    prefetch: int = 2
+    dataset: Path | str | None = option(None, PLACE)
+    split: str = option("train", TEXT)
+    train: bool | None = option(None, SWITCH)
+    backend: str = option("auto", BACKEND)
+    batch_size: int = option(128, whole(1))
+    image_size: int = option(224, whole(8))
+    num_workers: int | Literal["auto"] = option("auto", WORKERS)
+    pin_memory: bool | str = option(True, on_off(auto=True))
+    device: str = option("auto", DEVICE)
+    dtype: Any = option("float32", DTYPE)
+    seed: int = option(0, whole(0))
+    rank: int = option(0, whole(0))
+    world_size: int = option(1, whole(1))
+    start_epoch: int = option(0, whole(0))
+    start_step: int = option(0, whole(0))
+    prefetch: int = option(2, whole(1))
     augmentation: Augmentation = field(default_factory=Augmentation)
-    eval_resize: int | None = None
+    eval_resize: int | None = option(None, whole(1))
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.dataset is not None:
-            object.__setattr__(self, "dataset", Path(self.dataset))
-        object.__setattr__(self, "device", str(self.device))
-        object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        object.__setattr__(self, "pin_memory", on_off_auto("pin_memory", self.pin_memory))
+        check_options(self)
         if self.train is None:
             object.__setattr__(self, "train", self.split == "train")
-        _require(self.backend in BACKENDS, f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         _require(
-            self.device.split(":")[0] in DEVICES, f"device must be one of {', '.join(DEVICES)}, got {self.device!r}"
-        )
-        for name, least in (
-            ("batch_size", 1),
-            ("image_size", 8),
-            ("seed", 0),
-            ("start_epoch", 0),
-            ("start_step", 0),
-            ("prefetch", 1),
-        ):
-            value = getattr(self, name)
-            _require(_is_int(value) and value >= least, f"{name} must be a whole number from {least} up, got {value!r}")
-        least = self.image_size
-        _require(
-            self.eval_resize is None or (_is_int(self.eval_resize) and self.eval_resize >= least),
-            f"eval_resize must be a whole number from image_size={least} up, got {self.eval_resize!r}",
+            self.eval_resize is None or self.eval_resize >= self.image_size,
+            f"eval_resize must be a whole number from image_size={self.image_size} up, got {self.eval_resize!r}",
         )
         _require(
-            self.num_workers == "auto" or (_is_int(self.num_workers) and 0 <= self.num_workers <= MOST_WORKERS),
-            f"num_workers must be auto or a whole number from 0 to {MOST_WORKERS}, got {self.num_workers!r}",
-        )
-        _require(
-            _is_int(self.rank) and _is_int(self.world_size) and 0 <= self.rank < self.world_size,
+            self.rank < self.world_size,
             f"rank must be in 0..world_size-1, got rank={self.rank!r} and world_size={self.world_size!r}",
         )
         _require(
@@ -189,26 +177,6 @@ class LoaderConfig:
 MODELS = ("alexnet", "alexnet-bn", "alexnet-paper", "alexnet-owt")
 RECIPES = ("fast", "paper", "notebook")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-
-
-_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _interval(name: str, value: object) -> int | str | None:
-    """A number of steps, a time such as '10m', or None for 'epoch'."""
-    if value is None or value == "epoch":
-        return None
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if _is_int(value) and value >= 1:  # type: ignore[operator]
-        return value  # type: ignore[return-value]
-    text = value.strip().lower() if isinstance(value, str) else ""
-    try:
-        fits = text[-1:] in _UNIT_SECONDS and 0 < float(text[:-1]) < float("inf")
-    except ValueError:
-        fits = False
-    _require(fits, f"{name} must be a number of steps, a time such as 90s, 10m or 1h, or epoch, got {value!r}")
-    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +192,7 @@ class TrainConfig:
         image_size: side of the images that the network sees, pixels.
         precision: 'auto' takes bf16 where the device has it, else fp16 on CUDA, else fp32.
         backend, num_workers, pin_memory, device, seed: as in `LoaderConfig`.
-        compile: torch.compile: 'on', 'off' or 'auto' (where it is measured to pay).
+        compile: whether the network goes through torch.compile; 'auto' means False.
         resume: go on from the newest checkpoint in run_dir.
         checkpoint_every: how often a checkpoint is written within an epoch: a number of steps, or a time such as '90s',
             '10m' or '1h'; None or 'epoch': at the end of each epoch only.
@@ -233,53 +201,29 @@ class TrainConfig:
         max_steps: stop after so many optimiser steps in all.
     """
 
-    dataset: Path | str
-    run_dir: Path | str | None = None
-    model: str = "alexnet"
-    recipe: str = "fast"
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    image_size: int = 224
-    precision: str = "auto"
-    backend: str = "auto"
-    num_workers: int | Literal["auto"] = "auto"
-    pin_memory: bool | str = "auto"
-    compile: bool | str = "auto"
-    device: str = "auto"
-    seed: int = 0
-    resume: bool = False
-    checkpoint_every: int | str | None = "10m"
-    loader_settings: Path | str | None = None
-    max_steps: int | None = None
+    dataset: Path | str = field(metadata=declared(PLACE))
+    run_dir: Path | str | None = option(None, PLACE, "Run folder; runs/NAME if not given.", metavar="RUN", again=False)
+    model: str = option("alexnet", one_of(*MODELS), "Network.", same_run=True)
+    recipe: str = option("fast", one_of(*RECIPES), "Hyper-parameters.")
+    epochs: int | None = option(None, whole(1), "Passes over the training images; recipe's if not given.")
+    batch_size: int | None = option(None, whole(1), "Images a step, over all devices; recipe's if not given.")
+    image_size: int = option(224, whole(1), "Side of the network's input, pixels.", same_run=True)
+    lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate; recipe's if not given.", metavar="RATE")
+    overrides: Mapping[str, Any] = option({}, SETTINGS, "Any other hyper-parameter; may be repeated.", flag="--set")
+    precision: str = option("auto", one_of(*PRECISIONS), "Number format of the arithmetic.", same_run=True)
+    backend: str = option("auto", BACKEND, "Loader.", same_run=True)
+    num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")
+    pin_memory: bool | str = option("auto", on_off(auto="auto"), "Page-locked buffers; they matter with CUDA only.")
+    compile: bool | str = option(False, on_off(auto=False), "torch.compile; auto is off.")
+    device: str = option("auto", DEVICE, "Where to compute.")
+    seed: int = option(0, whole(0, 2**63 - 1), "Of weights, order and crops.", same_run=True)
+    resume: bool = option(False, SWITCH, "Go on from the newest checkpoint of --run-dir.", again=False)
+    checkpoint_every: int | str | None = option("10m", INTERVAL, "Within epochs: 500, 90s, 10m, 1h.")
+    loader_settings: Path | str | None = option(None, PLACE, "bench-loader.json to take settings from.", again=False)
+    max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dataset", Path(self.dataset))
-        for name in ("run_dir", "loader_settings"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, Path(value))
-        for name in ("pin_memory", "compile"):
-            object.__setattr__(self, name, on_off_auto(name, getattr(self, name)))
-        for name, known in (("model", MODELS), ("recipe", RECIPES), ("precision", PRECISIONS), ("backend", BACKENDS)):
-            value = getattr(self, name)
-            _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
-        object.__setattr__(self, "checkpoint_every", _interval("checkpoint_every", self.checkpoint_every))
-        for name in ("epochs", "batch_size", "max_steps"):
-            value = getattr(self, name)
-            _require(
-                value is None or (_is_int(value) and value >= 1),
-                f"{name} must be a whole number from 1 up, got {value!r}",
-            )
-        _require(  # torch's generators take no more than 64 bits
-            _is_int(self.seed) and 0 <= self.seed < 2**63,
-            f"seed must be a whole number from 0 to 2^63-1, got {self.seed!r}",
-        )
-        _require(
-            self.lr is None or (isinstance(self.lr, (int, float)) and 0 < self.lr < float("inf")),
-            f"lr must be a positive number, got {self.lr!r}",
-        )
+        check_options(self)
 
     @property
     def checkpoint_steps(self) -> int | None:
@@ -290,7 +234,7 @@ class TrainConfig:
     def checkpoint_seconds(self) -> float | None:
         """Seconds between checkpoints within an epoch, None where they go by steps or not at all."""
         every = self.checkpoint_every
-        return float(every[:-1]) * _UNIT_SECONDS[every[-1]] if isinstance(every, str) else None
+        return interval_seconds(every) if isinstance(every, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,46 +259,32 @@ class BenchConfig:
         timeout: seconds without a sign of life after which a cell counts as hung.
     """
 
-    dataset: Path | str
-    split: str = "train"
-    backends: tuple[str, ...] | None = None
-    num_workers: tuple[int, ...] | None = None
-    pin_memory: tuple[bool, ...] | None = None
-    batch_sizes: tuple[int, ...] = (128,)
-    image_size: int = 224
-    seconds: float = 5.0
-    device: str = "auto"
-    out: Path | str | None = None
-    model: str = "alexnet"
-    baseline: Path | str | None = None
-    prefetch: int = 2
-    persistent_workers: bool = True
-    seed: int = 0
-    timeout: float = 120.0
+    dataset: Path | str = field(metadata=declared(PLACE))
+    split: str = option("train", TEXT)
+    backends: tuple[str, ...] | None = option(
+        None, several(one_of(*BACKENDS[1:]), one_of(*BACKENDS[1:]).expected, "A,B"),
+        "Those that run here if not given.", flag="--backend",
+    )  # fmt: skip
+    num_workers: tuple[int, ...] | None = option(
+        None, several(whole(0, MOST_WORKERS), f"whole numbers from 0 to {MOST_WORKERS}", "0,1,2"),
+        "0, 1, 2, 4 ... one step past the cores if not given.",
+    )  # fmt: skip
+    pin_memory: tuple[bool, ...] | None = option(
+        None, several(on_off(auto=True), "on, off or auto", "on,off"), "Matters with CUDA only."
+    )  # fmt: skip
+    batch_sizes: tuple[int, ...] = option(
+        (128,), several(whole(1), "whole numbers from 1 up", "N,M"), "One or several.", flag="--batch-size"
+    )  # fmt: skip
+    image_size: int = option(224, whole(8), "Side of the crops, pixels.")
+    seconds: float = option(5.0, NUMBER_ABOVE_0, "Measuring time a setting.", metavar="S")
+    prefetch: int = option(2, whole(1), "Batches prepared ahead, over all workers.")
+    persistent_workers: bool = option(True, SWITCH, "Keep workers between epochs.")
+    model: str = option("alexnet", one_of(*MODELS, "none"), "Whose demand to measure.")
+    baseline: Path | str | None = option(None, PLACE, "Also sweep ImageFolder + DataLoader on it.", metavar="FOLDER")
+    timeout: float = option(120.0, NUMBER_ABOVE_0, "A setting silent for so many seconds is hung.", metavar="S")
+    device: str = option("auto", DEVICE, "Where to compute.")
+    out: Path | str | None = option(None, PLACE, "Write .json, .md and .png here.", metavar="DIR")
+    seed: int = option(0, whole(0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dataset", Path(self.dataset))
-        for name in ("out", "baseline"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, Path(value))
-        for backend in self.backends or ():
-            _require(backend in BACKENDS[1:], f"backend must be one of {', '.join(BACKENDS[1:])}, got {backend!r}")
-        for workers in self.num_workers or ():
-            _require(
-                _is_int(workers) and 0 <= workers <= MOST_WORKERS,
-                f"num_workers must be whole numbers from 0 to {MOST_WORKERS}, got {workers!r}",
-            )
-        for size in self.batch_sizes:
-            _require(_is_int(size) and size >= 1, f"batch_size must be whole numbers from 1 up, got {size!r}")
-        _require(self.model in (*MODELS, "none"), f"model must be {', '.join(MODELS)} or none, got {self.model!r}")
-        _require(bool(self.batch_sizes), "batch_sizes must name at least one size")
-        _require(
-            _is_int(self.image_size) and self.image_size >= 8, f"image_size must be 8 or more, got {self.image_size!r}"
-        )
-        _require(_is_int(self.prefetch) and self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch!r}")
-        for name in ("seconds", "timeout"):
-            value = getattr(self, name)
-            _require(
-                isinstance(value, (int, float)) and 0 < value < float("inf"), f"{name} must be positive, got {value!r}"
-            )
+        check_options(self)

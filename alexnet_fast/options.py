@@ -1,17 +1,279 @@
-"""From the words of the command line to values, or one sentence on what they should be."""
+"""An option, declared once: a field of a config with its default, its kind of values and its line of help.
+
+    lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate.", metavar="RATE")
+
+From this the config checks its values (`check_options`), the command line makes its option (`alexnet_fast.cli`), and a
+run writes the command that resumes it (`command_words`) and tells whether a resumed run is the same one (`same_run`).
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
-from .config import MOST_WORKERS
 from .errors import UsageError
 
 _MOST_BYTES = 2.0**60
 _LONGEST_VALUE = 1000
-_MOST_DIGITS = 9  # more are a slip of the keyboard, and int() takes no more than 4,300
+_MOST_DIGITS = 30  # more are a slip of the keyboard, and int() takes no more than 4,300
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The values that an option takes.
+
+    Attributes:
+        expected: what they are, in words: 'a whole number from 1 up'.
+        read: brings a value from a Python caller, or from `parse`, to its one form; raises ValueError for others.
+        metavar: stands for a value in the help.
+        parse: turns a word of the command line into what `read` takes; None: the command line's parser does, by `type`.
+        type: of the command line's parser.
+        words: values that a shell completes.
+        write: the words after the option on a command line.
+        none: None is a value, not only the default.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    metavar: str
+    parse: Callable[[Any], Any] | None = None
+    type: Any = str
+    words: tuple[str, ...] = ()
+    write: Callable[[Any], str] = str
+    none: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field of a config says of itself besides name, type and default.
+
+    Attributes:
+        kind: its values.
+        help: its line in the command's help; empty: the command line does not have it.
+        flag: its name on the command line.
+        metavar: stands for a value in the help.
+        again: the command that resumes a run repeats it.
+        same_run: a run with another value is another run.
+    """
+
+    kind: Kind
+    help: str
+    flag: str | None
+    metavar: str
+    again: bool
+    same_run: bool
+
+
+def declared(
+    kind: Kind,
+    help: str = "",
+    *,
+    flag: str | None = None,
+    metavar: str | None = None,
+    again: bool = True,
+    same_run: bool = False,
+) -> dict[str, Option]:
+    """The metadata of a field without a default; see `Option`."""
+    return {"option": Option(kind, help, flag, metavar or kind.metavar, again, same_run)}
+
+
+def option(default: Any, kind: Kind, help: str = "", **more: Any) -> Any:
+    """A field of a config that is an option; see `Option` for `more`."""
+    metadata = declared(kind, help, **more)
+    if isinstance(default, (dict, list)):
+        return field(default_factory=type(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def options_of(config: Any) -> Iterator[tuple[Field[Any], Option]]:
+    """The options among the fields of a config or of its class."""
+    for entry in fields(config):
+        if "option" in entry.metadata:
+            yield entry, entry.metadata["option"]
+
+
+def check_options(config: Any) -> None:
+    """Bring each option of a frozen config to its one form; for its ``__post_init__``.
+
+    Raises:
+        UsageError: a value is none that the option takes; the text says what it takes.
+    """
+    for entry, known in options_of(config):
+        value = getattr(config, entry.name)
+        if value is None and (known.kind.none or default_of(entry) is None):
+            continue
+        object.__setattr__(config, entry.name, read_value(name_of(entry), known.kind, value))
+
+
+def read_value(name: str, kind: Kind, value: Any, *, word: bool = False) -> Any:
+    """`value` in the one form that values of `kind` have.
+
+    Args:
+        name: of the option, for the error.
+        word: it comes from the command line.
+
+    Raises:
+        UsageError: it is no value of that kind.
+    """
+    try:
+        return kind.read(kind.parse(value) if word and kind.parse is not None else value)
+    except UsageError:
+        raise
+    except (TypeError, ValueError, KeyError):
+        raise UsageError(f"{name} must be {kind.expected}, got {_short(value)}") from None
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """The default of a field; `MISSING` where it has none."""
+    return entry.default_factory() if entry.default_factory is not MISSING else entry.default
+
+
+def flag_of(entry: Field[Any]) -> str:
+    """The option's name on the command line."""
+    known: Option = entry.metadata["option"]
+    return known.flag or "--" + entry.name.replace("_", "-")
+
+
+def name_of(entry: Field[Any]) -> str:
+    """What an error calls a value of the option."""
+    return flag_of(entry)[2:].replace("-", "_")  # of a list, the name of one of its values
+
+
+def command_words(config: Any) -> list[str]:
+    """The options of a command line that ask for what `config` holds, without those left at their defaults."""
+    words = []
+    for entry, known in options_of(config):
+        value = getattr(config, entry.name)
+        if not known.help or not known.again or value == default_of(entry):
+            continue
+        if known.kind is SETTINGS:
+            for name, setting in value.items():
+                words += [flag_of(entry), f"{name}={word(setting)}"]
+        elif known.kind is SWITCH:
+            words.append(flag_of(entry))
+        else:
+            words += [flag_of(entry), known.kind.write(value)]
+    return words
+
+
+def word(value: object) -> str:
+    """A value as the command line and a sentence write it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds of values
+
+
+def _fits(fits: bool, value: Any) -> Any:
+    if not fits:
+        raise ValueError
+    return value
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number_or_word(text: Any) -> Any:
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= _MOST_DIGITS else text
+
+
+def one_of(*words: str) -> Kind:
+    """One of some words."""
+    return Kind(f"one of {', '.join(words)}", lambda value: _fits(value in words, value), "|".join(words), words=words)
+
+
+def whole(least: int, most: int | None = None) -> Kind:
+    """A whole number from `least` up, or to `most`."""
+    end = "up" if most is None else "to 2^63-1" if most == 2**63 - 1 else f"to {most}"
+    return Kind(
+        f"a whole number from {least} {end}",
+        lambda value: _fits(_is_int(value) and least <= value and (most is None or value <= most), value),
+        "N",
+        type=int,
+    )
+
+
+def auto_or(kind: Kind) -> Kind:
+    """The word auto, or a whole number of `kind`."""
+    return Kind(
+        f"auto or {kind.expected}",
+        lambda value: value if value == "auto" else kind.read(value),
+        f"auto|{kind.metavar}",
+        parse=_number_or_word,
+        words=("auto",),
+    )
+
+
+def several(kind: Kind, expected: str, metavar: str) -> Kind:
+    """Some values of `kind`, separated by commas on the command line; each is kept once."""
+
+    def read(values: Any) -> tuple[Any, ...]:
+        found = tuple(dict.fromkeys(kind.read(value) for value in values))
+        return _fits(bool(found), found)  # type: ignore[no-any-return]
+
+    def parse(text: str) -> list[Any]:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise ValueError
+        return [_number_or_word(part) for part in parts]
+
+    return Kind(expected, read, metavar, parse=parse, write=lambda values: ",".join(map(str, values)))
+
+
+def on_off(*, auto: Any) -> Kind:
+    """A bool, or the words on, off and auto; `auto` is the value for that word."""
+    values = {"on": True, "off": False, "auto": auto}
+    return Kind(
+        "on, off or auto",
+        lambda value: value if isinstance(value, bool) else values[value],
+        "auto|on|off",
+        words=("auto", "on", "off"),
+        write=lambda value: value if value == "auto" else "on" if value else "off",
+    )
+
+
+def _above_0(value: Any) -> Any:
+    return _fits(_is_number(value) and 0 < value < float("inf"), value)
+
+
+def _interval(value: Any) -> int | str | None:
+    value = _number_or_word(value)
+    if value is None or value == "epoch":
+        return None
+    if _is_int(value):
+        return _fits(value >= 1, value)  # type: ignore[no-any-return]
+    text = value.strip().lower() if isinstance(value, str) else ""
+    fits = text[-1:] in _UNIT_SECONDS and 0 < float(text[:-1]) < float("inf")
+    return _fits(fits, text)  # type: ignore[no-any-return]
+
+
+def interval_seconds(every: str) -> float:
+    """The seconds of an `INTERVAL` that is a time."""
+    return float(every[:-1]) * _UNIT_SECONDS[every[-1]]
+
+
+SWITCH = Kind("true or false", lambda value: _fits(isinstance(value, bool), value), "", type=bool)
+TEXT = Kind("a text", lambda value: _fits(isinstance(value, str), value), "TEXT")
+PLACE = Kind("a path", Path, "FILE", type=Path)
+NUMBER_ABOVE_0 = Kind("a positive number", _above_0, "N", type=float)
+INTERVAL = Kind(
+    "a number of steps, a time such as 90s, 10m or 1h, or epoch", _interval, "STEPS|TIME|epoch",
+    parse=str, write=lambda every: "epoch" if every is None else str(every), none=True,
+)  # fmt: skip
+SETTINGS = Kind(
+    "a mapping of names to values", dict, "NAME=VALUE", parse=lambda pairs: parse_overrides(pairs), type=list[str]
+)  # fmt: skip
 
 
 def parse_size(text: str) -> int:
@@ -21,35 +283,6 @@ def parse_size(text: str) -> int:
         raise UsageError(f"a size is a number with an optional unit, such as 1GiB or 500MB: got {text[:40]!r}")
     power = " kmgt".index(match[2].lower() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def parse_workers(text: str) -> int | Literal["auto"]:
-    """'auto' or a whole number from 0 to MOST_WORKERS."""
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) > MOST_WORKERS:
-        raise UsageError(f"a number of workers is auto or a whole number from 0 to {MOST_WORKERS}: got {text[:40]!r}")
-    return int(text)
-
-
-def parse_list(text: str | None) -> tuple[str, ...] | None:
-    """The parts of 'a,b,c'; None for None."""
-    if text is None:
-        return None
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not parts:
-        raise UsageError("an empty list was given: name at least one value, separated by commas")
-    return parts
-
-
-def parse_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """The numbers of '0,1,2'; None for None."""
-    parts = parse_list(text)
-    if parts is None:
-        return None
-    if not all(part.isdecimal() and len(part) <= _MOST_DIGITS for part in parts):
-        raise UsageError(f"{option} takes whole numbers separated by commas: got {str(text)[:40]!r}")
-    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
@@ -66,3 +299,8 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
         except (ValueError, RecursionError):
             overrides[name.replace("-", "_")] = text
     return overrides
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

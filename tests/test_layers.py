@@ -18,8 +18,8 @@ PACKAGE = Path(alexnet_fast.__file__).parent
 # from above; within a folder, modules import each other without a circle.
 LAYERS = [
     {"errors", "version"},
-    {"config"},
     {"options"},
+    {"config"},
     {"system", "plots"},
     {"images"},
     {"dataset", "sources"},

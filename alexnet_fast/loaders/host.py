@@ -102,7 +102,7 @@ class HostLoader(Loader):
         how = f"{self.num_workers} worker {self.workers}{'es' if self.workers == 'process' else 's'}"
         self.workers_text = how if self.num_workers else "no workers"
         self._on_host = device.type == "cpu"
-        self._pin = device.type == "cuda" and config.pin_memory in ("auto", True)
+        self._pin = device.type == "cuda" and bool(config.pin_memory)
         self._layout = Layout(
             config.prefetch + BatchBuffers.KEPT,
             config.batch_size,

@@ -16,13 +16,14 @@ from ..config import TrainConfig
 from ..dataset import MANIFEST, DatasetInfo
 from ..errors import UsageError
 from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
+from ..options import command_words, options_of, word
 from ..system import hardware, versions
 from .distributed import Ranks
 from .recipes import Recipe, choose_recipe, training_size
 
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
-_FIXED = ("model", "image_size", "seed", "precision", "backend", "recipe", "dataset_id")
+_SAME = tuple(entry.name for entry, known in options_of(TrainConfig) if known.same_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "precision": precision.name,
         "backend": asked["backend"],
-        "compile": config.compile is True,
+        "compile": bool(config.compile),
         "dataset": str(Path(config.dataset).resolve()),
         "dataset_id": _dataset_id(Path(config.dataset)),
         "splits": {name: split.records for name, split in info.splits.items()},
@@ -109,7 +110,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     }
     total = steps * recipe.epochs
     return Plan(
-        config=config, recipe=recipe, precision=precision, backend=asked["backend"], compile=config.compile is True,
+        config=config, recipe=recipe, precision=precision, backend=asked["backend"], compile=bool(config.compile),
         per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
         parameters=count_parameters(model), stop_at=min(total, config.max_steps or total), record=record,
     )  # fmt: skip
@@ -121,39 +122,22 @@ def _dataset_id(dataset: Path) -> str:
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """What makes the run in `stored` another one than `asked`, in words; nothing where it is the same."""
-    for name in _FIXED:
+    for name in (*_SAME, "recipe", "dataset_id"):
         old, new = stored.get(name), asked[name]
         if name == "recipe" and isinstance(old, dict):
             for field in new:
                 if old.get(field) != new[field]:
-                    yield f"{field} {_word(old.get(field))} there, {_word(new[field])} asked for"
+                    yield f"{field} {word(old.get(field))} there, {word(new[field])} asked for"
         elif old != new:
             if name == "dataset_id":
                 yield f"it trained on other data, {stored.get('dataset')}"
             else:
-                yield f"{name} {_word(old)} there, {_word(new)} asked for"
-
-
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+                yield f"{name} {word(old)} there, {word(new)} asked for"
 
 
 def resume_command(config: TrainConfig, run_dir: Path) -> str:
     """The command line that goes on with this run."""
-    default = TrainConfig(dataset=config.dataset)
-    words = ["alexnet-fast", "train", str(config.dataset), "--run-dir", str(run_dir)]
-    for name in (
-        "model", "recipe", "epochs", "batch_size", "image_size", "lr", "precision", "backend", "num_workers", "device",
-        "seed", "checkpoint_every",
-    ):  # fmt: skip
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", "epoch" if value is None else str(value)]
-    for name in ("pin_memory", "compile"):
-        if getattr(config, name) != "auto":
-            words += [f"--{name.replace('_', '-')}", "on" if getattr(config, name) else "off"]
-    for name, value in config.overrides.items():
-        words += ["--set", f"{name}={_word(value)}"]
+    words = ["alexnet-fast", "train", str(config.dataset), "--run-dir", str(run_dir), *command_words(config)]
     return " ".join(map(shlex.quote, [*words, "--resume"]))
 
 
@@ -180,5 +164,5 @@ def apply_loader_settings(config: TrainConfig, say: Say) -> TrainConfig:
     chosen = {name: value for name, value in known.items() if getattr(config, name) == "auto" and value is not None}
     if not chosen:
         return config
-    say(f"loader settings of {path}: " + ", ".join(f"{name} {_word(value)}" for name, value in chosen.items()))
+    say(f"loader settings of {path}: " + ", ".join(f"{name} {word(value)}" for name, value in chosen.items()))
     return replace(config, **chosen)
