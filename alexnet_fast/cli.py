@@ -259,6 +259,9 @@ def evaluate(
 
     Example: alexnet-fast evaluate runs/tiny data/tiny --tta flip
     """
+    from .system import check_writable
+
+    check_writable(json, "--json")
     from .evaluation import evaluate as evaluate_run
 
     result = evaluate_run(
@@ -273,20 +276,32 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArg,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Image files, folders of them, or URLs of files.")
+    ],
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to show for each image.")] = 5,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", metavar="FILE", help="Write the last hidden layer's vectors here (.npy)."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Name the most likely classes of anyone's images.
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
+    from .system import check_writable
+
+    check_writable(json, "--json")
+    check_writable(features, "--features", (".npy",))
     from .evaluation import predict as predict_run
 
-    result = predict_run(run, images, top=top, device=device)
+    result = predict_run(run, images, top=top, device=device, features=features is not None)
     if json is not None:
         result.write_json(json)
+    if features is not None:
+        result.write_features(features)
     typer.echo(result.closing_lines())
     if result.unreadable:
         raise typer.Exit(1)

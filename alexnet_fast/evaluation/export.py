@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import METADATA
 from ..errors import AlexNetFastError, MissingDependencyError, UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_resize
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..training import LoadedRun
 
 FORMATS = (".onnx", ".safetensors", ".pt2")
-METADATA = "alexnet_fast"  # the key that the metadata stand under, as JSON
 # Probabilities computed by another runtime differ by rounding; more than this is another network.
 _TOLERANCE = 1e-4
 _OPSET = 18
@@ -86,7 +86,7 @@ def _quiet() -> Iterator[None]:
 
 
 def metadata(loaded: LoadedRun) -> dict[str, Any]:
-    """What a program needs besides the weights: {model, image_size, preprocessing, classes, ...}."""
+    """What a program needs besides the weights: every argument of `create_model`, preprocessing, classes, metrics."""
     from ..version import __version__
     from .predict import class_names
 
@@ -94,8 +94,10 @@ def metadata(loaded: LoadedRun) -> dict[str, Any]:
     return {
         "alexnet_fast": __version__,
         "model": loaded.config["model"],
+        # With image_size and the number of classes, these are the arguments of create_model.
         "width": recipe.get("width", 1),
         "dropout": recipe.get("dropout"),
+        "stem_stride": recipe.get("stem_stride"),
         "image_size": loaded.image_size,
         "epoch": loaded.epoch,
         "metrics": dict(loaded.metrics or {}),
@@ -185,12 +187,22 @@ def _write_onnx(loaded: LoadedRun, path: Path) -> str:
     assert program is not None
     model = program.model_proto
     model.doc_string = "uint8 RGB images (N, 3, S, S) in, probabilities (N, classes) out; see the metadata"
+    _name_batch(model.graph)
     onnx.helper.set_model_props(model, {METADATA: _metadata_text(loaded)})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     runner, run = _onnx_runner(path)
     most = _compare(loaded, run, (1, 3))
     return f"checked with {runner}: probabilities differ from the original's by {most:.1g} at most"
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the first axis of what goes in, of what comes out and of all between 'batch', whatever torch called it."""
+    made_up = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == made_up:
+                axis.dim_param = "batch"
 
 
 def _onnx_runner(path: Path) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:

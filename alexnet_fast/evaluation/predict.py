@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
 import unicodedata
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..errors import DamagedDataError, UsageError
+from ..errors import AlexNetFastError, DamagedDataError, UsageError
+from .image_files import find_images, read_image_file
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 _BATCH = 64
 _BAR = 20  # columns of a probability of 1
 _BESIDE = 31  # columns of a line beside the class's name: margins, bar and figure
-# Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,16 @@ class ClassGuess:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One image's most likely classes, the likeliest first."""
+    """One image's most likely classes, the likeliest first.
 
-    path: Path
+    Attributes:
+        path: the file, or the URL as it was given.
+        note: what was guessed or left out in reading it, '' where nothing was.
+    """
+
+    path: Path | str
     guesses: tuple[ClassGuess, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +59,32 @@ class PredictResult:
     Attributes:
         description: of the network.
         predictions: one an image, in the order asked for.
-        unreadable: (file, why) of those that could not be decoded.
+        unreadable: (file, why) of those that could not be read.
+        passed_over: a line for each folder that holds other files than images.
+        features: (images, width) float32, what the last hidden layer makes of each image (behind its ReLU), in the
+            order of `predictions`; None where it was not asked for.
     """
 
     description: str
     predictions: tuple[Prediction, ...]
-    unreadable: tuple[tuple[Path, str], ...] = ()
+    unreadable: tuple[tuple[Path | str, str], ...] = ()
+    passed_over: tuple[str, ...] = ()
+    features: npt.NDArray[np.float32] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """{model, images: [{path, classes: [{index, wnid, name, probability}]}], unreadable: [{path, reason}]}.
+        """{model, images: [{path, classes: [{index, wnid, name, probability}], note}], unreadable: [{path, reason}]}.
 
         `pictures` is the old name of images, and holds the same.
         """
-        images = [{"path": str(p.path), "classes": [vars(g) for g in p.guesses]} for p in self.predictions]
+        images = [
+            {"path": str(p.path), "classes": [vars(g) for g in p.guesses], "note": p.note} for p in self.predictions
+        ]
         return {
             "model": self.description,
             "images": images,
             "pictures": images,
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
+            "passed_over": list(self.passed_over),
         }
 
     def write_json(self, path: Path | str) -> None:
@@ -80,16 +94,38 @@ class PredictResult:
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
         write_file_atomically(Path(path), text.encode(errors="surrogateescape"))
 
+    def write_features(self, path: Path | str) -> None:
+        """Write `features` to `path` as numpy's .npy, a row an image that was read.
+
+        Raises:
+            UsageError: they were not asked for.
+        """
+        from ..system import write_file_atomically
+
+        if self.features is None:
+            raise UsageError("no features were computed: call predict with features=True")
+        held = io.BytesIO()
+        np.save(held, self.features)
+        write_file_atomically(Path(path), held.getvalue())
+
     def closing_lines(self) -> str:
         """Each image with its classes and their probabilities as bars."""
         lines = [self.description]
         longest = max((_columns(_title(g)) for p in self.predictions for g in p.guesses), default=0)
         width = min(longest, max(20, shutil.get_terminal_size().columns - _BESIDE))
         for prediction in self.predictions:
-            lines.append(f"\n{prediction.path}")
+            lines.append(f"\n{_shown(prediction.path)}")
+            lines += [f"  ({prediction.note})"] if prediction.note else []
             lines += [f"  {_pad(_title(guess), width)} {_bar(guess.probability)}" for guess in prediction.guesses]
-        lines += [f"\n{path}\n  not read: {reason}" for path, reason in self.unreadable]
+        lines += [f"\n{_shown(path)}\n  not read: it {reason}" for path, reason in self.unreadable]
+        if self.passed_over:
+            lines += ["", *self.passed_over]
         return "\n".join(lines)
+
+
+def _shown(path: Path | str) -> str:
+    """A name on one line of its own, whatever is in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def _title(guess: ClassGuess) -> str:
@@ -123,18 +159,25 @@ def _bar(probability: float) -> str:
 
 
 def predict(
-    run: Path | str, images: Sequence[Path | str], *, top: int = 5, device: str = "auto", batch_size: int = _BATCH
+    run: Path | str,
+    images: Sequence[Path | str],
+    *,
+    top: int = 5,
+    device: str = "auto",
+    batch_size: int = _BATCH,
+    features: bool = False,
 ) -> PredictResult:
     """Classify images of any format that Pillow reads, cropped as in evaluation.
 
     Args:
-        run: a run folder, a checkpoint file, or the state_dict of an AlexNet, torchvision's among them.
-        images: files, or folders whose images are taken with those of the folders within, in order of name.
+        run: a run folder, a checkpoint file, or an AlexNet's weights in any of the files that `load_run` reads.
+        images: files, URLs, or folders whose images are taken with those of the folders within, in order of name.
         top: classes to name for each image.
+        features: also return what the last hidden layer makes of each image.
 
     Raises:
         UsageError: a path is not there, a folder holds no image, or the run is none.
-        DamagedDataError: none of the images could be decoded, or the checkpoint is damaged.
+        DamagedDataError: none of the images could be read, or the checkpoint is damaged.
     """
     import torch
 
@@ -144,59 +187,45 @@ def predict(
 
     if top < 1:
         raise UsageError(f"top must be a whole number from 1 up, got {top!r}")
-    paths = list(find_images(images))
+    paths, passed_over = find_images(images)
     loaded = load_run(run)
     names = class_names(loaded)
     place = choose_device(device)
     model = loaded.model.to(place).to(memory_format=torch.channels_last)
     predictions: list[Prediction] = []
-    unreadable: list[tuple[Path, str]] = []
+    vectors: list[torch.Tensor] = []
+    unreadable: list[tuple[Path | str, str]] = []
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
-            read: list[tuple[Path, torch.Tensor]] = []
+            read: list[tuple[Path | str, str]] = []
+            pixels: list[torch.Tensor] = []
             for path in paths[start : start + batch_size]:
                 try:
-                    read.append((path, load_image(path, loaded.image_size)))
-                except DamagedDataError as error:
+                    image = read_image_file(path)
+                    pixels.append(centre_crop(image.pixels, loaded.image_size))
+                    read.append((path, image.note))
+                except AlexNetFastError as error:
                     unreadable.append((path, str(error)))
             if not read:
                 continue
-            pixels = torch.stack([image for _, image in read]).to(place)
-            shares = torch.softmax(model(finish_batch(pixels, None, torch.float32)).float(), 1)
+            hidden = model.hidden(finish_batch(torch.stack(pixels).to(place), None, torch.float32))
+            vectors += [hidden.float().cpu()] if features else []
+            shares = torch.softmax(model.classifier[-1](hidden).float(), 1)
             best = shares.topk(min(top, shares.shape[1]), dim=1)
-            for (path, _), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
+            for (path, note), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 guesses = (
                     ClassGuess(index=i, wnid=names[i][0], name=names[i][1], probability=p)
                     for i, p in zip(labels, values, strict=True)
                 )
-                predictions.append(Prediction(path=path, guesses=tuple(guesses)))
+                predictions.append(Prediction(path=path, guesses=tuple(guesses), note=note))
     if not predictions:
         path, reason = unreadable[0]
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise DamagedDataError(f"{path} {reason}{more}: give images in a format that Pillow reads")
+        raise DamagedDataError(f"{_shown(path)} {reason}{more}: give images in a format that Pillow reads")
     return PredictResult(
-        description=loaded.description, predictions=tuple(predictions), unreadable=tuple(unreadable)
+        description=loaded.description, predictions=tuple(predictions), unreadable=tuple(unreadable),
+        passed_over=tuple(passed_over), features=torch.cat(vectors).numpy() if features else None,
     )  # fmt: skip
-
-
-def find_images(images: Sequence[Path | str]) -> Iterator[Path]:
-    """The files named, and the images in the folders named.
-
-    Raises:
-        UsageError: a path is not there, or a folder holds no image.
-    """
-    if not images:
-        raise UsageError("no image was given: name files or folders")
-    for image in map(Path, images):
-        if image.is_dir():
-            found = sorted(p for p in image.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-            if not found:
-                raise UsageError(f"the folder {image} holds no images ({', '.join(sorted(_SUFFIXES))})")
-            yield from found
-        elif image.exists():
-            yield image
-        else:
-            raise UsageError(f"there is no image {image}: check its path")
 
 
 def class_names(loaded: LoadedRun) -> list[tuple[str, str]]:
@@ -214,21 +243,22 @@ def class_names(loaded: LoadedRun) -> list[tuple[str, str]]:
 def load_image(path: Path | str, image_size: int) -> torch.Tensor:
     """Read one image as evaluation shows it: shorter side to 256/224 of `image_size`, then the centre.
 
-    A camera's orientation mark is followed, transparency is laid on white, and of a moving image the first frame is
-    taken.
-
     Returns:
         uint8 (3, image_size, image_size), RGB.
 
     Raises:
-        DamagedDataError: it cannot be decoded; the text has no subject.
+        DamagedDataError: it cannot be read; the text has no subject.
     """
+    return centre_crop(read_image_file(path).pixels, image_size)
+
+
+def centre_crop(pixels: npt.NDArray[np.uint8], image_size: int) -> torch.Tensor:
+    """An image (height, width, 3) as evaluation shows it: uint8 (3, image_size, image_size)."""
     import torch
     from torch.nn.functional import interpolate
 
     from ..images import plan_eval
 
-    pixels = _read_rgb(Path(path))
     plan = plan_eval([pixels.shape[0]], [pixels.shape[1]], image_size)
     top, left, height, width = plan.boxes[0].tolist()
     box = torch.from_numpy(np.ascontiguousarray(pixels[top : top + height, left : left + width]))
@@ -237,33 +267,3 @@ def load_image(path: Path | str, image_size: int) -> torch.Tensor:
     )
     top, left = plan.offsets[0].tolist()
     return scaled[0, :, top : top + image_size, left : left + image_size]
-
-
-def _read_rgb(path: Path) -> np.typing.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that are sound
-            with Image.open(path) as opened:
-                image: Image.Image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I") or image.mode == "F":
-                    image = _to_eight_bits(image)
-                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no image {path}: check its path") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).replace(repr(str(path)), "it").split())
-        raise DamagedDataError(f"cannot be decoded ({reason})") from None
-
-
-def _to_eight_bits(image: Any) -> Any:
-    """Grey of 16 or 32 bits (or floating point) to the 8 bits that Pillow would otherwise clip it to."""
-    from PIL import Image
-
-    values = np.asarray(image, dtype=np.float64)
-    most = 65535.0 if values.max(initial=0) > 255 else 255.0
-    return Image.fromarray(np.clip(values * (255 / most), 0, 255).astype(np.uint8))

@@ -104,6 +104,13 @@ class AlexNet(nn.Module):
         """Logits (N, num_classes) of normalised images (N, 3, S, S)."""
         return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))  # type: ignore[no-any-return]
 
+    def hidden(self, images: torch.Tensor) -> torch.Tensor:
+        """What the last hidden layer makes of normalised images (N, 3, S, S), behind its ReLU: (N, hidden units).
+
+        The vectors by whose distance the paper finds images alike (figure 4, right).
+        """
+        return self.classifier[:-1](torch.flatten(self.avgpool(self.features(images)), 1))  # type: ignore[no-any-return]
+
 
 def _hidden(inputs: int, a: Architecture) -> list[nn.Module]:
     if a.norm == "batch":

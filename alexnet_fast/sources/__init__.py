@@ -22,7 +22,7 @@ from .table import MANY, MemberList, Source, Split
 from .tree import WNID, class_names, read_tree
 from .webdataset import is_webdataset, read_webdataset
 
-__all__ = ["MANY", "FileReader", "Source", "Split", "open_source"]
+__all__ = ["MANY", "FileReader", "Source", "Split", "is_url", "open_source"]
 
 _TREES = ("tiny-imagenet", "imagefolder", "kaggle")
 

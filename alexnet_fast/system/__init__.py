@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .child import Child, ChildError, send_message
 from .device import available_memory, cgroup_cpu_quota, choose_device, synchronize, usable_cores
-from .files import file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
+from .files import check_writable, file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
 from .pool import WorkerPool, report_progress
 from .progress import NoProgress, Progress, progress_bar
@@ -17,6 +17,7 @@ __all__ = [
     "WorkerPool",
     "available_memory",
     "cgroup_cpu_quota",
+    "check_writable",
     "choose_device",
     "cpu_flags",
     "cpu_name",

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StorageError
+from ..errors import StorageError, UsageError
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError:
@@ -27,6 +27,25 @@ def storage_error(error: OSError, path: Path | str) -> StorageError:
         errno.EIO: "the disk may be failing; copy what is on it elsewhere",
     }.get(error.errno or 0, "check the path and the disk")
     return StorageError(f"{path}: {error.strerror or error}: {advice}")
+
+
+def check_writable(path: Path | None, option: str, endings: tuple[str, ...] = ()) -> None:
+    """Refuse the file that an option names before the work whose result it is for; None is no file.
+
+    Raises:
+        UsageError: it is a folder, its folder is missing or may not be written, or its name ends in none of `endings`.
+    """
+    if path is None:
+        return
+    folder = path.parent
+    if endings and path.suffix.lower() not in endings:
+        raise UsageError(f"{option} {path}: the file's name must end in {' or '.join(endings)}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: give the name of a file")
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {folder}: make it first, or give another file")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} {path}: the folder {folder} may not be written: give another file")
 
 
 def write_file_atomically(path: Path, content: bytes) -> None:

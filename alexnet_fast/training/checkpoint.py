@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch
 
 from ..dataset import ClassInfo
 from ..errors import AlexNetFastError, DamagedDataError, UsageError
-from ..models import ARCHITECTURES, AlexNet, create_model
+from ..models import AlexNet, create_model
 from ..system import sync_folder
+from .weights import read_file, read_weights
 
 FORMAT_VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -90,18 +90,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}: give a run folder that `alexnet-fast train` wrote")
-    try:
-        _check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except PermissionError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # torch raises half a dozen kinds for a file that is cut or is something else
-        raise DamagedDataError(
-            f"{path} is damaged or is not a checkpoint ({type(error).__name__}): use another checkpoint of the run"
-        ) from None
-    if not isinstance(state, dict):
-        raise DamagedDataError(f"{path} holds a {type(state).__name__} where a checkpoint is a dict: use another file")
-    return state
+    return read_file(path)
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
@@ -124,28 +113,19 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
     return None
 
 
-def _check_sums(path: Path) -> None:
-    """Compare each part of a checkpoint with its CRC-32, which torch.load does not: a flipped bit would go unseen."""
-    if not zipfile.is_zipfile(path):
-        return  # a state_dict in torch's format of before 1.6, which holds no sums
-    with zipfile.ZipFile(path) as archive:
-        bad = archive.testzip()
-    if bad is not None:
-        raise zipfile.BadZipFile(bad)
-
-
 @dataclass(frozen=True)
 class LoadedRun:
     """A trained network and what is needed to use it.
 
     Attributes:
         model: in evaluation mode, float32, on the CPU, with the weights to use (the running mean where one was kept).
-        config: the run's config.json; {"model", "image_size"} alone for a bare state_dict.
-        classes: in label order; empty for a bare state_dict.
+        config: the run's config.json; for weights alone {model, image_size, recipe: {width, dropout, stem_stride}}.
+        classes: in label order; empty for weights that come without.
         image_size: side of the network's input, pixels.
         path: the file that was read.
         epoch, step: epochs and optimiser steps done, 0 where unknown.
         metrics: the last line of metrics at that point, or {}.
+        note: what of the file was used or left out, '' where there was nothing to choose.
     """
 
     model: AlexNet
@@ -156,22 +136,26 @@ class LoadedRun:
     epoch: int = 0
     step: int = 0
     metrics: Mapping[str, Any] | None = None
+    note: str = ""
 
     @property
     def description(self) -> str:
         """The words for a report: 'alexnet-bn at 64 pixels, best.pt of epoch 7'."""
         when = f" of epoch {self.epoch}" if self.epoch else ""
-        return f"{self.config['model']} at {self.image_size} pixels, {self.path.name}{when}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.config['model']} at {self.image_size} pixels, {self.path.name}{when}{note}"
 
 
 def load_run(run: Path | str) -> LoadedRun:
-    """Load the network of RUN: a run folder (its best.pt, else last.pt), a checkpoint, or an AlexNet state_dict.
+    """Load the network of RUN: a run folder (its best.pt, else last.pt), a checkpoint, or an AlexNet's weights.
 
-    A state_dict file may be torchvision's AlexNet, or any network of `alexnet_fast.create_model` at 224 pixels.
+    Weights may be torchvision's AlexNet or any network of `alexnet_fast.create_model` at 224 pixels, of any width, as
+    trainers save them: bare, under a key such as state_dict or model, named by DataParallel or torch.compile, as a
+    Lightning or timm checkpoint, in torch's or safetensors' format; and what `export` writes as .safetensors.
 
     Raises:
-        UsageError: there is no such run, or it holds no checkpoint yet.
-        DamagedDataError: the file is damaged or holds something else.
+        UsageError: there is no such run, it holds no checkpoint yet, or the file is something else; the text says what.
+        DamagedDataError: the file is damaged, or holds no weights.
     """
     path = Path(run)
     if path.is_dir():
@@ -182,7 +166,9 @@ def load_run(run: Path | str) -> LoadedRun:
         raise UsageError(f"there is no run {path}: give a folder that `alexnet-fast train` wrote, or a checkpoint file")
     content = _load(path)
     if "format" not in content:
-        return _from_state_dict(content, path)
+        found = read_weights(path, content)
+        config = {"model": found.name, "image_size": found.image_size, "recipe": dict(found.network)}
+        return LoadedRun(found.model, config, found.classes, found.image_size, path, note=found.note)
     state = load_checkpoint(path)
     try:
         config = state["config"]
@@ -208,21 +194,4 @@ def load_run(run: Path | str) -> LoadedRun:
         epoch=epoch,
         step=step,
         metrics=rows[-1] if rows else {},
-    )
-
-
-def _from_state_dict(content: Mapping[str, Any], path: Path) -> LoadedRun:
-    tensors = {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    last = max((k for k in tensors if k.startswith("classifier.") and k.endswith(".weight")), default=None)
-    if last is not None and len(tensors) == len(content):
-        shapes = {k: v.shape for k, v in tensors.items()}
-        for name in ARCHITECTURES:
-            with torch.device("meta"):
-                model = create_model(name, len(tensors[last]))
-            if {k: v.shape for k, v in model.state_dict().items()} == shapes:
-                model.load_state_dict(tensors, assign=True)
-                return LoadedRun(model.eval(), {"model": name, "image_size": 224}, (), 224, path)
-    raise DamagedDataError(
-        f"{path} holds neither a checkpoint of alexnet-fast nor the weights of an AlexNet: give a run folder"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ import torchvision
 from PIL import Image
 
 import alexnet_fast as af
+from alexnet_fast.config import MODELS
 from alexnet_fast.errors import DamagedDataError, UsageError
 from alexnet_fast.evaluation import evaluate, export, predict
 from alexnet_fast.evaluation.predict import load_image
 from alexnet_fast.inspection import read_image
+from alexnet_fast.training import load_run
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_a_broken_image_among_others_is_named_and_the_others_are_predicted(train
     result = predict(trained, [broken, images / "a.jpg"], device="cpu")
     assert [p.path.name for p in result.predictions] == ["a.jpg"]
     assert [path.name for path, _ in result.unreadable] == ["broken.jpg"]
-    assert "not read" in result.closing_lines()
+    assert "not read: it cannot be decoded" in result.closing_lines()
     with pytest.raises(DamagedDataError, match=r"broken\.jpg"):
         predict(trained, [broken], device="cpu")
 
@@ -142,22 +147,57 @@ def run_exported(path, pixels):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert [axis.shape[0] for axis in (*session.get_inputs(), *session.get_outputs())] == ["batch", "batch"]
         text = session.get_modelmeta().custom_metadata_map["alexnet_fast"]
         return session.run(None, {"pixels": pixels.numpy()})[0], json.loads(text)
     if path.suffix == ".pt2":
         held = {"alexnet_fast.json": ""}
         program = torch.export.load(path, extra_files=held)
         return program.module()(pixels).detach(), json.loads(held["alexnet_fast.json"])
+    model, content = rebuilt(path)
+    mean, std = (torch.tensor(content["preprocessing"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        return model.eval()((pixels.float() / 255 - mean) / std).softmax(1), content
+
+
+def rebuilt(path):
+    """The network of a .safetensors file by `create_model` and the file's metadata alone."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
     with safe_open(path, "pt") as file:
         content = json.loads(file.metadata()["alexnet_fast"])
-    model = af.create_model(content["model"], len(content["classes"]), content["image_size"], width=content["width"])
+    names = set(inspect.signature(af.create_model).parameters) - {"name", "num_classes"}
+    assert names <= set(content), "the metadata hold every argument of create_model"
+    arguments = {name: content[name] for name in names}
+    model = af.create_model(content["model"], len(content["classes"]), **arguments)
     model.load_state_dict(load_file(path))
-    mean, std = (torch.tensor(content["preprocessing"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    return model, content
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("image_size", "stem_stride", "dropout"), [(224, 2, 0.1), (224, None, None), (64, 1, None), (64, None, 0.3)]
+)
+def test_each_network_is_built_again_from_its_metadata(name, image_size, stem_stride, dropout, tmp_path):
+    torch.manual_seed(0)
+    network = {"width": 0.07, "dropout": dropout, "stem_stride": stem_stride}
+    model = af.create_model(name, 3, image_size, **network).eval()
+    run = {
+        "format": 1, "model": model.state_dict(), "ema": None, "rows": [], "epoch": 1, "step": 1,
+        "config": {"model": name, "image_size": image_size, "recipe": network},
+        "classes": [{"index": i, "wnid": f"n{i}", "name": f"class {i}"} for i in range(3)],
+    }  # fmt: skip
+    torch.save(run, tmp_path / "run.pt")
+    export(tmp_path / "run.pt", tmp_path / "w.safetensors")
+    images = torch.randn(2, 3, image_size, image_size)
+    back, _ = rebuilt(tmp_path / "w.safetensors")
+    read = load_run(tmp_path / "w.safetensors")
     with torch.no_grad():
-        return model.eval()((pixels.float() / 255 - mean) / std).softmax(1), content
+        for other in (back.eval(), read.model):
+            torch.testing.assert_close(other(images), model(images), rtol=0, atol=0)
+    assert back.architecture == read.model.architecture == model.architecture
+    assert [c.name for c in read.classes] == ["class 0", "class 1", "class 2"]
 
 
 def test_other_endings_are_refused(trained, tmp_path):
@@ -180,3 +220,34 @@ def test_a_report_is_one_page_with_everything_in_it(trained, packed, tmp_path):
     assert lines[-1] == f"report: {tmp_path / 'report' / 'index.html'}"
     with pytest.raises(UsageError, match="is a file"):
         evaluate(trained, packed, device="cpu", backend="torchvision", num_workers=0, report=packed / "dataset.json")
+
+
+def test_features_are_what_the_last_layer_reads(trained, images, tmp_path):
+    result = predict(trained, [images / "a.jpg", images / "b.png"], top=4, device="cpu", features=True)
+    result.write_features(tmp_path / "f.npy")
+    vectors = np.load(tmp_path / "f.npy")
+    model = load_run(trained).model
+    assert vectors.shape == (2, model.architecture.hidden) and vectors.dtype == np.float32
+    with torch.no_grad():
+        shares = model.classifier[-1](torch.from_numpy(vectors)).softmax(1)
+    for row, prediction in zip(shares, result.predictions, strict=True):
+        for guess in prediction.guesses:
+            assert float(row[guess.index]) == pytest.approx(guess.probability, abs=1e-5)
+    with pytest.raises(UsageError, match="features=True"):
+        predict(trained, [images / "a.jpg"], device="cpu").write_features(tmp_path / "g.npy")
+
+
+def test_where_results_go_is_asked_before_the_work(trained, images, packed, tmp_path):
+    missing = tmp_path / "no" / "dir"
+    for command, words in (
+        (["predict", trained, images / "a.jpg", "--json", missing / "x.json"], "--json"),
+        (["predict", trained, images / "a.jpg", "--features", missing / "x.npy"], "--features"),
+        (["predict", trained, images / "a.jpg", "--features", tmp_path / "x.txt"], "end in .npy"),
+        (["evaluate", trained, packed, "--json", missing / "x.json"], "--json"),
+        (["evaluate", trained, packed, "--json", tmp_path], "is a folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "alexnet_fast", *map(str, command)], capture_output=True, text=True
+        )  # fmt: skip
+        assert done.returncode == 2 and done.stdout == ""
+        assert words in done.stderr and len(done.stderr.splitlines()) == 1

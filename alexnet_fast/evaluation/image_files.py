@@ -1,0 +1,337 @@
+"""Anyone's image files: finding them, reading them, and naming those that are something else.
+
+Pixels come as a viewer shows them: the camera's orientation mark is followed, transparency is laid on white, and of
+several frames the first is taken. What had to be guessed is said beside the pixels.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamagedDataError, MissingDependencyError, UsageError
+from ..sources import is_url
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+# Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+    ".heic", ".heif", ".jxl",
+}  # fmt: skip
+_LARGEST_FILE = 1 << 30
+# Of greys whose format names no white, the first that holds them all is taken for it.
+_WHITES = (255.0, 65535.0, 2.0**24 - 1, 2.0**31 - 1, 2.0**32 - 1)
+_KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_ORIENTATION = 0x0112  # EXIF's tag
+# What a camera's raw file is called where its first bytes are those of any TIFF. Pillow would find the small preview
+# in it and call that the image.
+_RAW = {
+    ".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw",
+    ".rw2", ".sr2", ".srf", ".srw",
+}  # fmt: skip
+_RAW_WORDS = "is a camera's raw file: develop it to a JPEG or TIFF first (the package rawpy reads such files)"
+
+
+@dataclass(frozen=True)
+class ImagePixels:
+    """One decoded image.
+
+    Attributes:
+        pixels: uint8 (height, width, 3), RGB.
+        note: what was guessed or left out, '' where nothing was.
+    """
+
+    pixels: Pixels
+    note: str = ""
+
+
+def find_images(images: Sequence[Path | str]) -> tuple[list[Path | str], list[str]]:
+    """The files and URLs named and the images in the folders named; and a line for each folder that holds others.
+
+    Hidden files and folders are passed over, as `pack` does, and what no image is called like.
+
+    Raises:
+        UsageError: a path is not there, or a folder holds no image.
+    """
+    if not images:
+        raise UsageError("no image was given: name files or folders")
+    found: list[Path | str] = []
+    lines = []
+    for image in images:
+        path = Path(image)
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError as error:  # a name of more than 255 bytes
+            raise UsageError(f"{str(path)[:80]} is no path ({error.strerror}): check it") from None
+        if is_url(image):
+            found.append(image)
+        elif is_folder:
+            inside, others = _images_in(path)
+            if not inside:
+                raise UsageError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))}){_others(others)}")
+            found += inside
+            if others:
+                lines.append(f"{path}{_others(others)}")
+        elif exists:
+            found.append(path)
+        else:
+            raise UsageError(f"there is no image {path}: check its path")
+    return found, lines
+
+
+def _images_in(folder: Path) -> tuple[list[Path], collections.Counter[str]]:
+    """The images of a folder and of those within it, in order of name; and how many files of each other ending."""
+    found, others = [], collections.Counter[str]()
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder).parts
+        if path.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in inner):
+            continue
+        if path.suffix.lower() in SUFFIXES:
+            found.append(path)
+        else:
+            others[path.suffix.lower() or "without an ending"] += 1
+    return found, others
+
+
+def _others(others: collections.Counter[str]) -> str:
+    if not others:
+        return ""
+    listed = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
+    more = f" and {len(others) - 5} kinds more" if len(others) > 5 else ""
+    return f": passed over {listed}{more} (by their names, no images)"
+
+
+def read_image_file(image: Path | str) -> ImagePixels:
+    """Read one file, or what a URL gives, whatever is in it.
+
+    Raises:
+        DamagedDataError: it is no image that can be read; the text has no subject and says what it is.
+        MissingDependencyError: a URL needs a package that is not installed.
+    """
+    data = _fetch(image) if isinstance(image, str) and is_url(image) else _read(Path(image))
+    suffix = Path(image).suffix.lower()
+    what = _not_an_image(data, suffix)
+    if what:
+        raise DamagedDataError(what)
+    try:
+        return _decode(data)
+    except DamagedDataError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever they meet in a file that nobody meant them to read
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "cannot identify image file" in reason:
+            kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), "")
+            raise DamagedDataError(
+                f"is a damaged {kind}: copy or download it again"
+                if kind
+                else "is no image in a format that Pillow reads"
+            ) from None
+        raise DamagedDataError(f"cannot be decoded ({reason[:200]})") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise DamagedDataError("is a folder, a pipe or a device, not an image file")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise DamagedDataError(f"has {path.stat().st_size:,} bytes, more than any image: give a smaller copy")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedDataError(f"cannot be read ({error.strerror})") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        import fsspec
+    except ImportError:
+        raise MissingDependencyError(
+            f"{url} is a URL, which needs fsspec: pip install 'alexnet-fast[remote]', or download the file first"
+        ) from None
+    try:
+        with fsspec.open(url, "rb") as file:
+            data: bytes = file.read(_LARGEST_FILE + 1)
+    except ImportError as error:
+        raise MissingDependencyError(f"{url} needs a package that is not installed: {error}") from None
+    except FileNotFoundError:
+        raise DamagedDataError("cannot be fetched (there is nothing at that address)") from None
+    except Exception as error:  # each protocol's client raises what it likes
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedDataError(f"cannot be fetched ({type(error).__name__}: {reason})") from None
+    if len(data) > _LARGEST_FILE:
+        raise DamagedDataError(f"has more than {_LARGEST_FILE:,} bytes: give a smaller copy")
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is no image, by its first bytes
+
+_ISO_HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_ISO_VIDEO = {b"isom", b"iso2", b"iso5", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ", b"dash", b"3gp4", b"3gp5"}
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF-", "is a PDF: save its page as a PNG first (pdftoppm -png, or the package pdf2image)"),
+    (b"%!PS", "is PostScript: save it as a PNG first (with Ghostscript)"),
+    (b"\xc5\xd0\xd3\xc6", "is PostScript: save it as a PNG first (with Ghostscript)"),
+    (b"gimp xcf", "is a project of GIMP: export it as a PNG first"),
+    (b"PK\x03\x04", "is a zip archive: unpack it and give its images"),
+    (b"\x1f\x8b", "is a gzip file: unpack it and give its images"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive: unpack it and give its images"),
+    (b"Rar!", "is a RAR archive: unpack it and give its images"),
+    (b"PAR1", "is a parquet file: `alexnet-fast pack` reads such"),
+    (b"\x93NUMPY", "is a numpy array: save it as a PNG first"),
+    (b"\x89HDF", "is an HDF5 file: save its image as a PNG first"),
+    (b"\x00\x05\x16\x07", "is what macOS keeps beside a file, not the image: give the one whose name lacks the '._'"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the image: fetch it with `git lfs pull`"),
+    (b"\x1aE\xdf\xa3", "is a video: save a frame of it as a PNG first"),
+)
+
+
+def _not_an_image(data: bytes, suffix: str) -> str:
+    """What a file is, where that is no image Pillow should read: the words behind its name; else ''."""
+    head = data[:1024]
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if not data:
+        return "is empty"
+    if not data.strip(b"\0"):
+        return "holds nothing but zeros: copy or download it again"
+    found = next((words for magic, words in _MAGIC if head.startswith(magic)), "")
+    if found:
+        return found
+    if brand in _ISO_HEIF and not _plugin("pillow_heif", "register_heif_opener"):
+        return "is HEIC, which needs pillow-heif (pip install pillow-heif); or save it as a JPEG"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) and not _plugin("pillow_jxl"):
+        return "is JPEG XL, which needs pillow-jxl-plugin (pip install pillow-jxl-plugin); or save it as a PNG"
+    if brand == b"crx " or head[:16] == b"FUJIFILMCCD-RAW " or (suffix in _RAW and head[:2] in (b"II", b"MM")):
+        return _RAW_WORDS
+    if brand in _ISO_VIDEO or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return "is a video: save a frame of it as a PNG first"
+    if data[128:132] == b"DICM":
+        return "is a DICOM file: save it as a PNG first (the package pydicom reads such files)"
+    return _text_words(head)
+
+
+def _text_words(head: bytes) -> str:
+    words = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if words.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not an image: what was downloaded is perhaps the message of an error"
+    if words.startswith((b"<svg", b"<?xml", b"<!doctype svg")) and (b"<svg" in words or b"doctype svg" in words):
+        return "is SVG, a drawing without pixels: save it as a PNG first (the package cairosvg draws such files)"
+    if words.startswith((b"{", b"[", b"<?xml", b"<error")):
+        return "is text, not an image: what was downloaded is perhaps the message of an error"
+    return ""
+
+
+def _plugin(module: str, register: str = "") -> bool:
+    """Whether a package that teaches Pillow a format is installed; it is loaded where it is."""
+    try:
+        loaded = importlib.import_module(module)
+        if register:
+            getattr(loaded, register)()
+    except Exception:  # not there, or not for this Pillow: then it is as good as not there
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pixels
+
+
+def _decode(data: bytes) -> ImagePixels:
+    from PIL import Image
+
+    notes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that are sound
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.format == "EPS":
+                raise DamagedDataError("is PostScript: save it as a PNG first (with Ghostscript)")
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1 and opened.format != "MPO":  # a camera's second picture is its preview, or the other eye's
+                notes.append(f"the first of {frames:,} frames")
+            opened.load()
+            image: Image.Image = opened
+            turn = _turn(opened)
+            if image.mode.startswith("I") or image.mode == "F":
+                grey, words = grey_to_bytes(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+                image = Image.fromarray(grey)
+                notes += [words] if words else []
+            elif image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            if turn is not None:
+                image = image.transpose(turn)
+            pixels = np.array(image.convert("RGB"))
+    if not pixels.size:
+        raise DamagedDataError("holds no pixel")
+    return ImagePixels(pixels, "; ".join(notes))
+
+
+def _turn(image: Any) -> Any:
+    """How Pillow has to turn the image so that it stands upright; None where it does, or the mark cannot be read.
+
+    Only the mark is read. `ImageOps.exif_transpose` also writes the other tags back, and fails over some that it can
+    read: a resolution of -1/0, or a number where text belongs.
+    """
+    from PIL import Image
+
+    method = Image.Transpose
+    turns = {
+        2: method.FLIP_LEFT_RIGHT, 3: method.ROTATE_180, 4: method.FLIP_TOP_BOTTOM, 5: method.TRANSPOSE,
+        6: method.ROTATE_270, 7: method.TRANSVERSE, 8: method.ROTATE_90,
+    }  # fmt: skip
+    with contextlib.suppress(Exception):  # a segment that is no EXIF at all
+        mark = image.getexif().get(_ORIENTATION)
+        if isinstance(mark, tuple) and mark:
+            mark = mark[0]
+        if isinstance(mark, bytes) and len(mark) == 1:
+            mark = mark[0]
+        return turns.get(int(mark)) if mark is not None else None
+    return None
+
+
+def grey_to_bytes(values: npt.NDArray[Any], *, sixteen: bool = False) -> tuple[Pixels, str]:
+    """Grey of 16 or 32 bits, or of floating point, as 8 bits; and a note on the range, where that had to be guessed.
+
+    Args:
+        values: any shape.
+        sixteen: the format itself says that 65,535 is white; then nothing is guessed.
+
+    Raises:
+        DamagedDataError: not one value is a number.
+    """
+    grey = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(grey)
+    if not finite.any():
+        raise DamagedDataError("holds no value that is a number")
+    low, high = float(grey[finite].min()), float(grey[finite].max())
+    notes = []
+    if not finite.all():
+        lost = int((~finite).sum())
+        notes.append(f"{lost:,} pixel{'s' * (lost > 1)} without a number taken for black")
+    floating = np.issubdtype(np.asarray(values).dtype, np.floating)
+    black, white = 0.0, 65535.0
+    if sixteen:
+        if high < 65535 / 16:
+            notes.append(f"nearly black: its 16-bit grey goes no further than {high:,.0f} of 65,535")
+    elif low >= 0:
+        white = next((most for most in (1.0, *_WHITES) if high <= most and (floating or most > 1)), high)
+    elif floating and low >= -1 and high <= 1:
+        black, white = -1.0, 1.0
+    else:
+        black, white = low, high
+    if not sixteen:
+        notes.append(f"its grey is taken to go from {black:,.10g}, black, to {white:,.10g}, white")
+    scaled = (np.where(finite, grey, black) - black) * (255 / ((white - black) or 1))
+    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8), "; ".join(notes)
