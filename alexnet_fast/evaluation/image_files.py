@@ -14,16 +14,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
+from ..images import as_eight_bits
 from ..sources import is_url
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 # Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.
@@ -32,8 +30,6 @@ SUFFIXES = {
     ".heic", ".heif", ".jxl",
 }  # fmt: skip
 _LARGEST_FILE = 1 << 30
-# Of greys whose format names no white, the first that holds them all is taken for it.
-_WHITES = (255.0, 65535.0, 2.0**24 - 1, 2.0**31 - 1, 2.0**32 - 1)
 _KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _ORIENTATION = 0x0112  # EXIF's tag
 # What a camera's raw file is called where its first bytes are those of any TIFF. Pillow would find the small preview
@@ -261,21 +257,16 @@ def _decode(data: bytes) -> ImagePixels:
             if frames > 1 and opened.format != "MPO":  # a camera's second picture is its preview, or the other eye's
                 notes.append(f"the first of {frames:,} frames")
             opened.load()
-            image: Image.Image = opened
             turn = _turn(opened)
-            if image.mode.startswith("I") or image.mode == "F":
-                grey, words = grey_to_bytes(np.asarray(image), sixteen=image.mode.startswith("I;16"))
-                image = Image.fromarray(grey)
-                notes += [words] if words else []
-            elif image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            if opened.mode.startswith("I") or opened.mode == "F":
+                notes.append(grey_note(np.asarray(opened), sixteen=opened.mode.startswith("I;16")))
+            image = as_eight_bits(opened)
             if turn is not None:
                 image = image.transpose(turn)
             pixels = np.array(image.convert("RGB"))
     if not pixels.size:
         raise DamagedDataError("holds no pixel")
-    return ImagePixels(pixels, "; ".join(notes))
+    return ImagePixels(pixels, "; ".join(filter(None, notes)))
 
 
 def _turn(image: Any) -> Any:
@@ -301,37 +292,31 @@ def _turn(image: Any) -> Any:
     return None
 
 
-def grey_to_bytes(values: npt.NDArray[Any], *, sixteen: bool = False) -> tuple[Pixels, str]:
-    """Grey of 16 or 32 bits, or of floating point, as 8 bits; and a note on the range, where that had to be guessed.
+def grey_note(values: npt.NDArray[Any], *, sixteen: bool = False) -> str:
+    """What `as_eight_bits` takes for black and white in deep grey, where the file does not say it itself.
 
     Args:
         values: any shape.
-        sixteen: the format itself says that 65,535 is white; then nothing is guessed.
+        sixteen: the format itself says that 65,535 is white.
 
     Raises:
         DamagedDataError: not one value is a number.
     """
-    grey = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(grey)
+    finite = np.isfinite(values)
     if not finite.any():
         raise DamagedDataError("holds no value that is a number")
-    low, high = float(grey[finite].min()), float(grey[finite].max())
-    notes = []
-    if not finite.all():
-        lost = int((~finite).sum())
-        notes.append(f"{lost:,} pixel{'s' * (lost > 1)} without a number taken for black")
-    floating = np.issubdtype(np.asarray(values).dtype, np.floating)
-    black, white = 0.0, 65535.0
+    low, high = float(values[finite].min()), float(values[finite].max())
     if sixteen:
-        if high < 65535 / 16:
-            notes.append(f"nearly black: its 16-bit grey goes no further than {high:,.0f} of 65,535")
-    elif low >= 0:
-        white = next((most for most in (1.0, *_WHITES) if high <= most and (floating or most > 1)), high)
-    elif floating and low >= -1 and high <= 1:
-        black, white = -1.0, 1.0
+        dark = high < 65535 / 16
+        return f"nearly black: its 16-bit grey goes no further than {high:,.0f} of 65,535" if dark else ""
+    if np.issubdtype(values.dtype, np.floating):
+        white = 1.0 if high <= 1 else 255.0 if high <= 255 else max(65535.0, high)
     else:
-        black, white = low, high
-    if not sixteen:
-        notes.append(f"its grey is taken to go from {black:,.10g}, black, to {white:,.10g}, white")
-    scaled = (np.where(finite, grey, black) - black) * (255 / ((white - black) or 1))
-    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8), "; ".join(notes)
+        white = 65535.0 if high <= 65535 else 2.0**31 - 1
+    notes = [f"its grey is taken to go from 0, black, to {white:,.10g}, white"]
+    if low < 0:
+        notes.append(f"what is below 0 (to {low:,.6g}) is black")
+    lost = int((~finite).sum())
+    if lost:
+        notes.append(f"{lost:,} pixel{'s' * (lost > 1)} without a number {'are' if lost > 1 else 'is'} black")
+    return "; ".join(notes)

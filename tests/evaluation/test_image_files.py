@@ -14,7 +14,7 @@ from conftest import draw_image, encode
 from PIL import Image
 
 from alexnet_fast.errors import DamagedDataError, UsageError
-from alexnet_fast.evaluation.image_files import find_images, grey_to_bytes, read_image_file
+from alexnet_fast.evaluation.image_files import find_images, read_image_file
 
 UPRIGHT = draw_image(1, 2, (48, 32))
 
@@ -62,22 +62,23 @@ def test_a_segment_that_is_no_exif_turns_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "first", "last", "words"),
+    ("values", "words"),
     [
-        (np.linspace(0, 1, 50, dtype=np.float32), 0, 255, "from 0, black, to 1, white"),
-        (np.linspace(-1, 1, 50, dtype=np.float32), 0, 255, "from -1, black, to 1, white"),
-        (np.linspace(0, 200, 50, dtype=np.float32), 0, 200, "to 255, white"),
-        (np.linspace(0, 65535, 50, dtype=np.float32), 0, 255, "to 65,535, white"),
-        (np.linspace(-7, 90, 50, dtype=np.float32), 0, 255, "from -7, black, to 90, white"),
-        (np.array([np.nan, 0, 0.5, 1], np.float32), 0, 255, "1 pixel without a number"),
-        (np.array([0, 2**31 - 1], np.int32), 0, 255, "to 2,147,483,647, white"),
-        (np.full(4, 0.5, np.float32), 128, 128, "to 1, white"),
+        (np.linspace(0, 1, 50, dtype=np.float32), "from 0, black, to 1, white"),
+        (np.linspace(-1, 1, 50, dtype=np.float32), "what is below 0 (to -1) is black"),
+        (np.linspace(0, 200, 50, dtype=np.float32), "to 255, white"),
+        (np.linspace(0, 65535, 50, dtype=np.float32), "to 65,535, white"),
+        (np.array([[np.nan, 0, 0.5, 1]], np.float32), "1 pixel without a number is black"),
+        (np.array([[0, 2**31 - 1]], np.int32), "to 2,147,483,647, white"),
     ],
 )
-def test_grey_of_floating_point_keeps_its_range_and_says_which(values, first, last, words):
-    grey, note = grey_to_bytes(values)
-    assert (grey[0], grey[-1]) == (first, last)
-    assert words in note
+def test_deep_grey_keeps_its_range_and_says_which(values, words, tmp_path):
+    Image.fromarray(np.atleast_2d(values)).save(tmp_path / "grey.tif")
+    image = read_image_file(tmp_path / "grey.tif")
+    assert words in image.note
+    grey = image.pixels[0, :, 0].astype(int)
+    assert grey[-1] == (200 if values.max() == 200 else 255)
+    assert grey[0] == 0 and (np.diff(grey) >= 0).all()
 
 
 def test_a_float_tiff_of_0_to_1_is_not_black(tmp_path):
