@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .alexnet import ARCHITECTURES, AlexNet, count_parameters, create_model, feature_sizes
+from .alexnet import ARCHITECTURES, INITS, AlexNet, count_parameters, create_model, feature_sizes
 from .precision import Precision, choose_precision, copy_for_computing, measured_gain
 
 __all__ = [
     "ARCHITECTURES",
+    "INITS",
     "AlexNet",
     "Precision",
     "choose_precision",

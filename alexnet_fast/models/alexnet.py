@@ -5,7 +5,7 @@
 | alexnet | the textbook network: one tower, no normalisation | 62,378,344 |
 | alexnet-paper | Krizhevsky, Sutskever, Hinton 2012: groups of two, local response normalisation | 60,965,224 |
 | alexnet-owt | Krizhevsky 2014, "One weird trick": torchvision's, weights interchangeable both ways | 61,100,840 |
-| alexnet-bn | batch normalisation, light dropout, He initialisation | 62,387,912 |
+| alexnet-bn | batch normalisation, light dropout | 62,387,912 |
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from torch import nn
 
 from ..config import MODELS
 from ..errors import UsageError
+from .initialisation import draw_weights
 from .response_norm import ResponseNorm
 
 # The paper writes k + alpha * sum; PyTorch divides alpha by the window first, so its 1e-4 is 5e-4 there.
 _LRN_SIZE, _LRN_ALPHA, _LRN_BETA, _LRN_K = 5, 1e-4, 0.75, 2.0
 _POOL = 6  # side of the last feature map at 224 pixels, which the first fully connected layer was made for
 _PUBLISHED_STRIDE = 4
+INITS = ("scaled", "published")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class Architecture:
         hidden: width of the first two fully connected layers.
         norm: after the first two ReLUs ('lrn'), between every convolution or hidden layer and its ReLU ('batch'), none.
         dropout: probability before each of the first two fully connected layers.
-        init: 'default' is PyTorch's, 'paper' N(0, 0.01) with the paper's biases of 1, 'he' He et al. 2015.
+        published: the initial weights that the network is known by: 'default' is PyTorch's, 'paper' N(0, 0.01) with the
+            paper's biases of 1, 'he' He et al. 2015.
+        init: 'scaled' draws weights that give every layer outputs of about unit scale, 'published' those above.
         any_size: False keeps the 6 x 6 input of the first fully connected layer at every image size, so that weights
             made elsewhere fit.
         small_stem: kernel of the first convolution for images below 112 pixels.
@@ -47,17 +51,20 @@ class Architecture:
     hidden: int = 4096
     norm: Literal["none", "lrn", "batch"] = "none"
     dropout: float = 0.5
-    init: Literal["default", "paper", "he"] = "default"
+    published: Literal["default", "paper", "he"] = "he"
+    init: Literal["scaled", "published"] = "scaled"
     any_size: bool = True
     small_stem: int = 11
     stem_stride: int | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "alexnet": Architecture(channels=(96, 256, 384, 384, 256), init="he"),
-    "alexnet-paper": Architecture(channels=(96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), norm="lrn", init="paper"),
-    "alexnet-owt": Architecture(channels=(64, 192, 384, 256, 256), any_size=False),
-    "alexnet-bn": Architecture(channels=(96, 256, 384, 384, 256), norm="batch", dropout=0.2, init="he", small_stem=5),
+    "alexnet": Architecture(channels=(96, 256, 384, 384, 256)),
+    "alexnet-paper": Architecture(
+        channels=(96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), norm="lrn", published="paper"
+    ),
+    "alexnet-owt": Architecture(channels=(64, 192, 384, 256, 256), published="default", any_size=False),
+    "alexnet-bn": Architecture(channels=(96, 256, 384, 384, 256), norm="batch", dropout=0.2, small_stem=5),
 }
 
 
@@ -98,7 +105,8 @@ class AlexNet(nn.Module):
             *_hidden(a.hidden, a),
             nn.Linear(a.hidden, num_classes),
         )
-        _initialise(self)
+        if not self.classifier[-1].weight.is_meta:  # there torch would import its compiler to draw: 4 CPU seconds
+            draw_weights(self.features, self.classifier, a.published if a.init == "published" else "scaled")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, num_classes) of normalised images (N, 3, S, S)."""
@@ -146,23 +154,6 @@ def feature_sizes(architecture: Architecture, image_size: int) -> list[int]:
     return sizes
 
 
-def _initialise(model: AlexNet) -> None:
-    init = model.architecture.init
-    if init == "default" or model.classifier[-1].weight.is_meta:
-        return  # drawing numbers without storage makes torch import its compiler: 4 CPU seconds before a prediction
-    convs: list[nn.Conv2d | nn.Linear] = [m for m in model.features if isinstance(m, nn.Conv2d)]
-    linears: list[nn.Conv2d | nn.Linear] = [m for m in model.classifier if isinstance(m, nn.Linear)]
-    # Section 5 of the paper: biases of 1 in the second, fourth and fifth convolution and in the hidden layers.
-    ones = {id(m) for m in (convs[1], convs[3], convs[4], *linears[:-1])} if init == "paper" else set()
-    for m in (*convs, *linears):
-        if init == "paper" or m is linears[-1]:
-            nn.init.normal_(m.weight, std=0.01)
-        else:
-            nn.init.kaiming_normal_(m.weight, mode="fan_in", nonlinearity="relu")
-        if m.bias is not None:
-            nn.init.constant_(m.bias, 1.0 if id(m) in ones else 0.0)
-
-
 def create_model(
     name: str,
     num_classes: int = 1000,
@@ -171,6 +162,7 @@ def create_model(
     width: float = 1.0,
     dropout: float | None = None,
     stem_stride: int | None = None,
+    init: Literal["scaled", "published"] = "scaled",
 ) -> AlexNet:
     """A freshly initialised AlexNet, float32, on the CPU.
 
@@ -182,6 +174,9 @@ def create_model(
         width: factor on the channels and hidden units, for trials; 1 is the published network.
         dropout: probability in place of the network's own.
         stem_stride: of the first convolution, 1 to 4, in place of the network's own.
+        init: 'scaled' draws weights that give every layer outputs of about unit scale and the logits a tenth of it;
+            'published' draws those that the network is known by: N(0, 0.01) and biases of 1 for alexnet-paper,
+            PyTorch's for alexnet-owt, He et al. 2015 for the others.
 
     Raises:
         UsageError: an argument is out of its range; the text says which.
@@ -199,6 +194,9 @@ def create_model(
         if stem_stride not in (1, 2, 3, 4):
             raise UsageError(f"stem_stride must be 1, 2, 3 or 4, got {stem_stride!r}")
         architecture = replace(architecture, stem_stride=stem_stride)
+    if init not in INITS:
+        raise UsageError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    architecture = replace(architecture, init=init)
     if width != 1:
         architecture = _scaled(architecture, width)
     return AlexNet(architecture, num_classes, image_size)

@@ -16,6 +16,7 @@ from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .log import duration
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
+from .recipes import adapted
 from .run_folder import RunFolder, default_run_dir
 from .stopping import Stops
 from .trainer import Trainer
@@ -199,6 +200,9 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
         f"recipe {recipe.name}: {recipe.epochs} epochs of {plan.steps_per_epoch} steps, batch {recipe.batch_size}, "
         f"{recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}"
     )
+    changes = adapted(recipe, plan.config.model, plan.total_steps)
+    if changes is not None:
+        say(changes)
     gain = measured_gain(precision)
     measured = f"; a matrix product runs {gain:.1f} times as fast as in fp32" if gain is not None else ""
     count = f"{ranks.world_size} processes, each on " if ranks.world_size > 1 else ""

@@ -8,7 +8,10 @@ import pytest
 
 from alexnet_fast import TrainConfig, UsageError
 from alexnet_fast.training.recipes import (
+    PUBLISHED_STEPS,
     Plateau,
+    Recipe,
+    adapted,
     choose_recipe,
     fast_batch_size,
     learning_rate,
@@ -20,13 +23,43 @@ CONFIG = TrainConfig(dataset="data")
 
 
 def test_the_notebook_and_the_paper():
-    notebook = choose_recipe(replace(CONFIG, recipe="notebook"), 10_000)
+    notebook = choose_recipe(replace(CONFIG, recipe="notebook", model="alexnet-bn"), 10_000)
     assert (notebook.optimizer, notebook.lr, notebook.batch_size, notebook.epochs) == ("adam", 1e-3, 64, 15)
-    paper = choose_recipe(replace(CONFIG, recipe="paper"), 1_281_167)
+    paper = choose_recipe(replace(CONFIG, recipe="paper", model="alexnet-paper"), 1_281_167)
     assert (paper.optimizer, paper.momentum, paper.weight_decay) == ("sgd", 0.9, 5e-4)
     assert (paper.lr, paper.batch_size, paper.epochs, paper.schedule) == (0.01, 128, 90, "plateau")
+    assert (paper.init, paper.clip, paper.warmup_steps) == ("published", 0, 0)
     assert (paper.crop, paper.color_noise, paper.plateau_factor) == ("shorter-side", 0.1, 0.1)
     assert set(named_recipes()) == {"fast", "paper", "notebook"}
+
+
+def adapted_to(images: int, **options) -> tuple[Recipe, str | None]:
+    config = replace(CONFIG, **options)
+    recipe = choose_recipe(config, images)
+    return recipe, adapted(recipe, config.model, recipe.epochs * (images // recipe.batch_size))
+
+
+def test_the_published_pair_is_adapted_to_a_short_run_and_the_steps_it_needs_are_named():
+    recipe, words = adapted_to(1500, recipe="paper", model="alexnet-paper", epochs=10)
+    assert (recipe.init, recipe.clip, recipe.lr) == ("scaled", 5.0, 0.01)
+    assert f"{PUBLISHED_STEPS:,} steps" in words and "this run has 110" in words and "init scaled" in words
+    assert adapted_to(1_281_167, recipe="paper", model="alexnet-paper")[1] is None
+
+
+def test_a_published_start_that_was_asked_for_is_kept_and_judged():
+    overrides = {"init": "published", "clip": 0}
+    recipe, words = adapted_to(1500, recipe="paper", model="alexnet-paper", epochs=10, overrides=overrides)
+    assert (recipe.init, recipe.clip) == ("published", 0)
+    assert f"{PUBLISHED_STEPS:,} steps" in words and "expect a loss at ln(classes)" in words
+
+
+@pytest.mark.parametrize("model", ["alexnet", "alexnet-owt", "alexnet-paper"])
+def test_adam_goes_slower_without_batch_normalisation_and_says_so(model):
+    recipe, words = adapted_to(1500, recipe="notebook", model=model)
+    assert (recipe.lr, recipe.warmup_steps, recipe.optimizer) == (2e-4, 50, "adam")
+    assert "lr 0.0002 (published: 0.001)" in words and model in words
+    assert adapted_to(1500, recipe="notebook", model="alexnet-bn")[1] is None
+    assert adapted_to(1500, recipe="notebook", model=model, lr=1e-3)[0].lr == 1e-3
 
 
 def test_every_hyper_parameter_can_be_overridden():
@@ -40,7 +73,8 @@ def test_every_hyper_parameter_can_be_overridden():
     "overrides",
     [
         {"optimizer": "lion"}, {"schedule": "step"}, {"lr": 0}, {"lr": "fast"}, {"ema": 1}, {"epochs": 1.5},
-        {"warmup": 2}, {"nesterov": 1}, {"area": [1]}, {"crop": "warp"}, {"start_size": 0}, {"nothing": 1},
+        {"warmup_steps": -1}, {"init": "he"}, {"warmup": 2},
+        {"nesterov": 1}, {"area": [1]}, {"crop": "warp"}, {"start_size": 0}, {"nothing": 1},
     ],
 )  # fmt: skip
 def test_wrong_hyper_parameters_are_refused_by_name(overrides):
@@ -67,6 +101,13 @@ def test_the_linear_schedule_warms_up_and_ends_near_zero():
     cosine = replace(recipe, schedule="cosine", warmup=0.0, final_lr=0.1)
     assert learning_rate(cosine, 0, 100) == 1.0
     assert learning_rate(cosine, 50, 100) == pytest.approx(0.55)
+
+
+def test_the_warm_up_goes_by_share_or_by_steps_whichever_is_longer():
+    recipe = replace(choose_recipe(CONFIG, 5000), lr=1.0, warmup=0.1, warmup_steps=50, schedule="constant")
+    assert [learning_rate(recipe, step, 1000) for step in (99, 100)] == [pytest.approx(100 / 101), 1.0]
+    assert [learning_rate(recipe, step, 200) for step in (49, 50)] == [pytest.approx(50 / 51), 1.0]
+    assert [learning_rate(recipe, step, 60) for step in (29, 30)] == [pytest.approx(30 / 31), 1.0]  # half the run
 
 
 def test_a_plateau_divides_the_rate_by_ten():

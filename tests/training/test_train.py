@@ -65,7 +65,7 @@ def test_a_run_folder_holds_all_of_it(packed_small, tmp_path):
     assert all(0 <= row[name] <= 1 for row in rows for name in ("train_top1", "val_top1", "val_top5", "data_wait"))
     assert rows[0]["val_top5"] == 1.0  # four classes
     config = json.loads((run / "config.json").read_text())
-    assert config["recipe"]["lr"] == 1e-3 and config["recipe"]["width"] == 0.0625 and config["precision"] == "fp32"
+    assert config["recipe"]["lr"] == 2e-4 and config["recipe"]["width"] == 0.0625 and config["precision"] == "fp32"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["last"] == rows[-1] and summary["best"] == result.best and summary["finished"]
     assert summary["totals"]["steps"] == 6 and summary["totals"]["images"] == 96
