@@ -163,8 +163,8 @@ _FAST = Recipe(
     area=(0.25, 1.0),
     flip="alternate",
 )
-# On ImageNet the published start was seen to leave ln(classes) after 1,000 to 8,000 steps, or, in 3 runs of 8, never; who
-# had waited 5,000 in vain was told to start anew (github.com/BVLC/caffe, issues 59, 401 and 2085).
+# On ImageNet the published start was seen to leave ln(classes) after 1,000 to 8,000 steps and in 3 runs of 8 never; the
+# advice was to start anew after 5,000 in vain (github.com/BVLC/caffe, issues 59, 401 and 2085).
 PUBLISHED_STEPS = 5_000
 _FAST_STEPS_AN_EPOCH = 75  # below these, a smaller batch learns more from the same images
 _NAMED = {"fast": _FAST, "paper": _PAPER, "notebook": _NOTEBOOK}

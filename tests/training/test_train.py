@@ -150,7 +150,7 @@ def test_the_log_says_how_long_the_run_has_to_go(packed_small, tmp_path):
     [
         ({"seed": 1}, "seed 0 there, 1 asked for"),
         ({"model": "alexnet-owt"}, "model alexnet there, alexnet-owt asked for"),
-        ({"lr": 0.5}, "lr 0.001 there, 0.5 asked for"),
+        ({"lr": 0.5}, "lr 0.0002 there, 0.5 asked for"),
         ({"epochs": 9}, "epochs 2 there, 9 asked for"),
         ({"image_size": 48}, "image_size 32 there, 48 asked for"),
     ],
