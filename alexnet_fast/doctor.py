@@ -182,13 +182,12 @@ def _tried(attempt: Callable[[], str]) -> str:
 
 
 def _try_native() -> str:
-    from .images import compiled_decoder, compiled_resizer
+    from .images import compiled_code
 
-    if compiled_decoder() is not None:
-        return "yes"
-    if compiled_resizer() is not None:
-        return "no, it only resizes: install libjpeg-turbo's headers and alexnet-fast once more to load faster"
-    return "no: install a C compiler and libjpeg-turbo's headers and alexnet-fast once more to load faster"
+    module = compiled_code()
+    if module is not None:
+        return f"yes, {module.KERNELS}"
+    return "no: install a C compiler and Python's headers and alexnet-fast once more to load faster"
 
 
 def _try_simplejpeg(jpeg: bytes) -> str:

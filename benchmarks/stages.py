@@ -1,4 +1,5 @@
-"""What decoding and resizing cost a worker, by who does it: compiled code, or the libraries that Python calls.
+"""What decoding and resizing cost a worker, by who does it: compiled code with and without row starts, or the libraries
+that Python calls.
 
     python benchmarks/stages.py full-224=DATASET 375-224=DATASET tiny-64=DATASET --out benchmarks/results/stages.json
 
@@ -13,6 +14,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,9 +24,18 @@ import torch
 from loaders import environment
 
 from alexnet_fast import ShardReader
-from alexnet_fast.images import Cropper, OutputSlots, plan_train, sample_crops, sample_flips
+from alexnet_fast.images import (
+    Cropper,
+    ImageDecoder,
+    find_row_starts,
+    native,
+    output_array,
+    plan_train,
+    sample_crops,
+    sample_flips,
+)
 
-WAYS = ("native", "nvimgcodec", "simplejpeg")
+WAYS = ("indexed", "compiled", "plain")
 LOT = 16
 
 
@@ -36,27 +48,39 @@ class Images:
         rows = reader.index[records]
         self.size, self.count = size, len(records)
         self.jpegs = reader.view_many(records)
-        self.heights, self.widths = rows["height"].tolist(), rows["width"].tolist()
-        self.plan = plan_train(sample_crops(0, 0, records, rows["height"], rows["width"]), size)
+        boxes = sample_crops(0, 0, records, rows["height"], rows["width"])
+        self.plan = plan_train(boxes, rows["height"], rows["width"], size)
+        self.seeks = [found[2] if found else None for found in map(find_row_starts, self.jpegs)]
         self.flips = sample_flips(0, 0, records)
         self.mean_bytes = round(float(rows["length"].mean()))
-        self.places = OutputSlots.over(np.zeros(LOT * 3 * size * size, np.uint8), size, "uint8")
+        self.out = output_array(np.zeros(LOT * 3 * size * size, np.uint8), size, "uint8")
 
-    def cut(self, decoder: str) -> dict[str, float]:
-        """Microseconds an image of one thread's CPU time: decoding, resizing, all with what Python adds."""
-        cutter = Cropper(self.size, decoder=decoder)
+    def cut(self, way: str) -> dict[str, float]:
+        """Microseconds an image of one thread's CPU time: decoding alone, and all with what Python adds."""
+        with no_compiled_code() if way == "plain" else nullcontext():
+            cropper, decoder = Cropper(self.size), ImageDecoder()
+        seeks = self.seeks if way == "indexed" else [None] * self.count
         begin = time.thread_time()
         for i in range(0, self.count, LOT):
             part = slice(i, i + LOT)
-            cutter.jpegs(
-                self.jpegs[part], self.heights[part], self.widths[part], self.plan[part], self.flips[part], self.places
-            )
+            cropper.jpegs(self.jpegs[part], seeks[part], self.plan[part], self.flips[part], self.out)
+        cut = time.thread_time()
+        for i in range(self.count):
+            crop = self.plan.crop(i)
+            decoder.box(self.jpegs[i], seeks[i], *crop.size, crop.box)
+        decoded = time.thread_time()
         each = 1e6 / self.count
-        return {
-            "decode": cutter.decode_s * each,
-            "resize": cutter.resize_s * each,
-            "all": (time.thread_time() - begin) * each,
-        }
+        return {"decode": (decoded - cut) * each, "all": (cut - begin) * each}
+
+
+@contextmanager
+def no_compiled_code() -> Iterator[None]:
+    found = native.compiled_code
+    native.compiled_code = lambda: None
+    try:
+        yield
+    finally:
+        native.compiled_code = found
 
 
 def main() -> None:
@@ -88,7 +112,7 @@ def main() -> None:
     result = {
         "benchmark": "stages",
         "environment": environment(),
-        "versions": {name: version(name) for name in ("torch", "simplejpeg", "nvidia-nvimgcodec-cu12", "numpy")},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "simplejpeg", "numpy")},
         "turns": args.turns,
         "rows": rows,
     }

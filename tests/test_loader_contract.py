@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast.images import native
 from alexnet_fast.loaders.dali import loader as dali
 from alexnet_fast.loaders.resident import ResidentLoader
 
@@ -29,6 +30,7 @@ class Case:
         equal_sizes: the backend takes only images of one size.
         exact: its images depend on (seed, epoch, record) alone, whatever the workers.
         reads: it reads the data set (synthetic does not).
+        compiled: compiled code may be used.
         matrices: the resident backend as on a GPU, with its matrix products on the CPU.
     """
 
@@ -38,6 +40,7 @@ class Case:
     equal_sizes: bool = False
     exact: bool = True
     reads: bool = True
+    compiled: bool = True
     matrices: bool = False
     marks: tuple[Any, ...] = ()
 
@@ -47,7 +50,7 @@ needs_dali = pytest.mark.skipif(dali.why_not("cpu") is not None, reason="DALI ca
 CASES = [
     Case("torchvision-inline", "torchvision", {"num_workers": 0}),
     Case("torchvision-threads", "torchvision", {"num_workers": 2, "options": {"workers": "thread"}}),
-    Case("torchvision-simplejpeg", "torchvision", {"num_workers": 2, "options": {"decoder": "simplejpeg"}}),
+    Case("torchvision-plain", "torchvision", {"num_workers": 2}, compiled=False),
     Case("torchvision-fork", "torchvision", {"num_workers": 2, "options": {"workers": "process", "context": "fork"}}),
     Case("dali", "dali", {"num_workers": 2, "device": "cpu"}, marks=(needs_dali,)),
     Case("resident", "resident", {"device": "cpu"}, equal_sizes=True),
@@ -68,11 +71,13 @@ exact_case = pytest.mark.parametrize("case", _params(lambda c: c.reads and c.exa
 
 
 @pytest.fixture
-def open_case(packed: Path, packed_small: Path) -> Iterator[Callable[..., Loader]]:
+def open_case(packed: Path, packed_small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Loader]]:
     """``open_case(case, split=..., ...)`` opens a loader of 32-pixel images, batch size 8; closed at the end."""
     opened = []
 
     def open_(case: Case, **settings: Any) -> Loader:
+        if not case.compiled:
+            monkeypatch.setattr(native, "compiled_code", lambda: None)  # workers are forked, and so have it too
         if "options" in settings:
             settings["options"] = {**case.settings.get("options", {}), **settings["options"]}
         dataset = packed_small if case.equal_sizes else packed

@@ -2,7 +2,11 @@
 
     python tools/build_native.py     compile into the source tree, for an editable installation
 
-ALEXNET_FAST_NATIVE=off leaves it out, =require fails where it cannot be compiled with libjpeg-turbo.
+Any C compiler will do, and nothing but Python's headers is needed. CC names the compiler, and CFLAGS more options.
+ALEXNET_FAST_NATIVE=off leaves the code out, =require fails where it cannot be compiled. ALEXNET_FAST_WHEEL_PLATFORM is
+the platform that CC compiles for, where that is another one than this: tools/build_wheels.py sets it.
+
+On macOS and Windows this is untried.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "alexnet_fast" / "images" / "native"
+# From Python 3.11 on, one extension does for all later ones.
+LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -27,66 +33,80 @@ except ImportError:  # run as a script
 
 
 def extension_path(folder: Path = SOURCES) -> Path:
-    return folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if LIMITED:
+        suffix = ".pyd" if os.name == "nt" else ".abi3.so"
+    return folder / f"_native{suffix}"
 
 
-def build(target: Path, *, jpeg: bool = True, flags: tuple[str, ...] = ()) -> None:
+def build(target: Path, flags: tuple[str, ...] = ()) -> None:
     """Compile the extension to `target`.
 
     Raises:
         OSError, subprocess.CalledProcessError: there is no compiler, or it fails; `stderr` says how.
     """
-    compiler = shlex.split(os.environ.get("CC") or "")
-    if not compiler:
-        usual = shlex.split(sysconfig.get_config_var("CC") or "")[:1]
-        compiler = usual if usual and shutil.which(usual[0]) else ["cc"]
-    link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    sources = [SOURCES / "module.c", SOURCES / "resize.c"]
-    if jpeg:
-        sources.append(SOURCES / "region.c")
-    compile_flags, libraries = _jpeg_flags() if jpeg else ([], [])
+    compiler = _compiler()
+    include = sysconfig.get_path("include")
+    defines = ["LIMITED_API"] if LIMITED else []
+    sources = sorted(map(str, SOURCES.glob("*.c")))
+    flags = (*shlex.split(os.environ.get("CFLAGS") or ""), *flags)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / target.name
-        command = [
-            *compiler, "-O3", "-fPIC", "-Wall", "-Wextra", *link, *flags, f"-I{sysconfig.get_path('include')}",
-            *(["-DWITH_JPEG", *compile_flags] if jpeg else []),
-            *map(str, sources), *libraries, "-lm", "-o", str(made),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        if Path(compiler[0]).stem.lower() == "cl":
+            command = [
+                *compiler, "/nologo", "/O2", "/std:c11", "/LD", *flags, f"/I{include}", *(f"/D{d}" for d in defines),
+                *sources, f"/Fe:{made}", "/link", f"/LIBPATH:{_libraries()}",
+            ]  # fmt: skip
+        else:
+            command = [
+                *compiler, "-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", *_linking(), *flags,
+                f"-I{include}", *(f"-D{d}" for d in defines), *sources, "-o", str(made),
+                *([] if os.name == "nt" else ["-lm"]),
+            ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
         # Not over the old file: a program that has it loaded would crash.
         shutil.copyfile(made, target.with_suffix(".new"))
     os.replace(target.with_suffix(".new"), target)
 
 
-def _jpeg_flags() -> tuple[list[str], list[str]]:
-    """What to compile and link libjpeg-turbo with."""
-    try:
-        answers = [
-            subprocess.run(["pkg-config", what, "libjpeg"], check=True, capture_output=True, text=True).stdout
-            for what in ("--cflags", "--libs")
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return [], ["-ljpeg"]
-    return shlex.split(answers[0]), shlex.split(answers[1])
+def _compiler() -> list[str]:
+    named = shlex.split(os.environ.get("CC") or "")
+    if named:
+        return named
+    if os.name == "nt":
+        return ["cl"] if shutil.which("cl") else ["clang"]
+    usual = shlex.split(sysconfig.get_config_var("CC") or "")[:1]
+    return usual if usual and shutil.which(usual[0]) else ["cc"]
+
+
+def _libraries() -> Path:
+    """Where Windows keeps python3*.lib."""
+    return Path(sysconfig.get_config_var("installed_base") or sys.base_prefix) / "libs"
+
+
+def _linking() -> list[str]:
+    if sys.platform == "darwin":
+        return ["-bundle", "-undefined", "dynamic_lookup"]
+    if os.name == "nt":
+        return ["-shared", f"-L{_libraries()}", "-lpython3" if LIMITED else f"-lpython3{sys.version_info.minor}"]
+    return ["-shared"]
 
 
 def build_what_can_be(target: Path, wish: str) -> str:
-    """Compile with libjpeg-turbo, or without; what came of it, in a sentence. See the module for `wish`."""
-    target.unlink(missing_ok=True)
-    if wish == "off" or os.name != "posix":
+    """Compile, or go without; what came of it, in a sentence. See the module for `wish`."""
+    for old in target.parent.glob("_native.*"):  # also what an older version or another Python left
+        if old.suffix in (".so", ".pyd"):
+            old.unlink()
+    if wish == "off":
         return "no compiled code: the libraries that Python calls cut crops"
     try:
         build(target)
-        return "compiled with libjpeg-turbo"
+        return "compiled"
     except (OSError, subprocess.CalledProcessError) as error:
         why = _first_error(error)
     if wish == "require":
         raise RuntimeError(f"alexnet_fast/images/native cannot be compiled: {why}")
-    try:
-        build(target, jpeg=False)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"not compiled, the libraries that Python calls cut crops ({_first_error(error)})"
-    return f"compiled without libjpeg-turbo, for images kept decoded alone ({why})"
+    return f"not compiled, the libraries that Python calls cut crops ({why})"
 
 
 def _first_error(error: Exception) -> str:
@@ -98,13 +118,20 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Put the compiled extension into the wheel, which then is for this Python and system."""
+        """Put the compiled extension into the wheel, which then is for this system, and this Python or later ones."""
         target = extension_path()
         said = build_what_can_be(target, os.environ.get("ALEXNET_FAST_NATIVE", ""))
-        print(f"alexnet_fast.native: {said}", file=sys.stderr)
+        print(f"alexnet_fast.images.native: {said}", file=sys.stderr)
         if target.exists():
             build_data["artifacts"].append(str(target.relative_to(ROOT)))
-            build_data["pure_python"], build_data["infer_tag"] = False, True
+            build_data["pure_python"] = False
+            platform = os.environ.get("ALEXNET_FAST_WHEEL_PLATFORM") or sysconfig.get_platform()
+            python = f"cp3{sys.version_info.minor}"
+            abi = "cp311-abi3" if LIMITED else f"{python}-{python}"
+            if LIMITED or os.environ.get("ALEXNET_FAST_WHEEL_PLATFORM"):
+                build_data["tag"] = f"{abi}-{platform.replace('-', '_').replace('.', '_')}"
+            else:
+                build_data["infer_tag"] = True
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from .augment import (
     CropArray,
     draw_crops,
     draw_flips,
-    eval_resize,
-    eval_size,
     finish_batch,
     normalise_planes,
     resampling_matrix,
@@ -17,35 +15,46 @@ from .augment import (
     sample_flips,
     uniform,
 )
-from .crop import Cropper, Flips, OutputSlots, UndecodableError, check_decoder, image_tensor
-from .decode import DECODERS, ByteArray, CropPlan, SimpleJpeg, plan_eval, plan_train
+from .crop import (
+    Cropper,
+    Flips,
+    ImageDecoder,
+    OutputArray,
+    Seeks,
+    UndecodableError,
+    find_row_starts,
+    image_tensor,
+    output_array,
+)
+from .geometry import CropPlan, EvalGeometry, eval_resize, plan_eval, plan_train
 from .jpeg import as_eight_bits, check, prepare
-from .native import compiled_decoder, compiled_resizer
+from .native import compiled_code
+from .plain import ByteArray
 
 __all__ = [
-    "DECODERS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ByteArray",
     "CropArray",
     "CropPlan",
     "Cropper",
+    "EvalGeometry",
     "Flips",
-    "OutputSlots",
-    "SimpleJpeg",
+    "ImageDecoder",
+    "OutputArray",
+    "Seeks",
     "UndecodableError",
     "as_eight_bits",
     "check",
-    "check_decoder",
-    "compiled_decoder",
-    "compiled_resizer",
+    "compiled_code",
     "draw_crops",
     "draw_flips",
     "eval_resize",
-    "eval_size",
+    "find_row_starts",
     "finish_batch",
     "image_tensor",
     "normalise_planes",
+    "output_array",
     "plan_eval",
     "plan_train",
     "prepare",

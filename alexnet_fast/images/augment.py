@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from .geometry import EVAL_RESIZE
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +28,6 @@ CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 _FLIP_STREAM = 1000
-# Eval shows the network the centre 224 of 256 (Krizhevsky et al. 2012, section 4.1), in proportion at other sizes.
-EVAL_RESIZE = 256 / 224
 
 CropArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -139,20 +139,6 @@ def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.A
     return sample_flips(seed, 0, records) ^ bool(epoch % 2)
 
 
-def eval_resize(image_size: int) -> int:
-    """Length of the shorter side, pixels, to which an image is scaled before its centre `image_size` is cut out."""
-    return round(image_size * EVAL_RESIZE)
-
-
-def eval_size(heights: npt.ArrayLike, widths: npt.ArrayLike, shorter_side: int) -> tuple[Any, Any]:
-    """(heights, widths) after scaling the shorter side to `shorter_side`; the longer is truncated, as torchvision's."""
-    h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
-    shorter = np.minimum(h, w)
-    return np.where(h <= w, shorter_side, h * shorter_side // shorter), np.where(
-        h <= w, w * shorter_side // shorter, shorter_side
-    )
-
-
 def resampling_matrix(
     start: FloatArray, scale: FloatArray, low: FloatArray, high: FloatArray, size: int, length: int
 ) -> npt.NDArray[np.float32]:
@@ -193,7 +179,7 @@ def normalise_planes(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.uint8:
         return rounded.to(dtype, memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
     out = torch.empty(rounded.shape, dtype=dtype, device=rows.device)
-    scale, bias = _scale_and_bias(rows.device, 1)
+    scale, bias = scale_and_bias(rows.device, 1)
     # Written through `out`, so that the change of order costs no pass of its own.
     torch.addcmul(bias, rounded.to(torch.float32), scale, out=out) if dtype == torch.float32 else out.copy_(
         torch.addcmul(bias, rounded.to(torch.float32), scale)
@@ -222,7 +208,7 @@ def finish_batch(images: torch.Tensor, flips: torch.Tensor | None, dtype: torch.
     # Rows of S x 3 values: broadcasting along rows is vectorised, along three channels it is not. One image of 224
     # pixels to float32: 26 us against 175 us on one core of an AMD EPYC.
     n, channels, height, width = images.shape
-    scale, bias = _scale_and_bias(images.device, width)
+    scale, bias = scale_and_bias(images.device, width)
     rows = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)
     if rows.is_cuda:  # one kernel reads bytes, computes in float32 and writes the result; no float32 copy in between
         finished = torch.addcmul(bias, rows, scale, out=torch.empty(rows.shape, dtype=dtype, device=rows.device))
@@ -242,39 +228,8 @@ def _flip(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
     return images
 
 
-class ImageFinisher:
-    """Normalises one image at a time on the CPU, while it lies in the cache; one per thread.
-
-    Args:
-        image_size: side S, pixels.
-
-    Attributes:
-        scale, bias: float32 (S * 3,): a row of pixels becomes bias + scale * row.
-    """
-
-    def __init__(self, image_size: int) -> None:
-        import torch
-
-        self._rows = (image_size, image_size * 3)
-        self._float = torch.empty(self._rows)
-        self._scale, self._bias = _scale_and_bias(torch.device("cpu"), image_size)
-        self.scale, self.bias = self._scale.numpy(), self._bias.numpy()
-        self._addcmul = torch.addcmul
-
-    def __call__(self, image: torch.Tensor, out: torch.Tensor) -> None:
-        """Normalise `image` (1, 3, S, S) uint8 into `out` (1, 3, S, S) of a floating-point type, both
-        channels_last."""
-        target = out.permute(0, 2, 3, 1).view(self._rows)
-        self._float.copy_(image.permute(0, 2, 3, 1).view(self._rows))
-        if target.dtype == self._float.dtype:
-            self._addcmul(self._bias, self._float, self._scale, out=target)
-        else:
-            self._addcmul(self._bias, self._float, self._scale, out=self._float)
-            target.copy_(self._float)
-
-
 @functools.lru_cache(maxsize=16)
-def _scale_and_bias(device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_and_bias(device: torch.device | str, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a row of `width` RGB pixels is multiplied with and what is added: float32 (width * 3,) each."""
     import torch
 

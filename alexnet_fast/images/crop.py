@@ -1,24 +1,33 @@
-"""Crops of a lot of images at a time, by compiled code where there is such, else one by one."""
+"""Crops of many images at a time, by compiled code where there is such, else the plain way, one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DamagedDataError, MissingDependencyError, UsageError
-from . import native
-from .augment import ImageFinisher
-from .decode import DECODERS, ByteArray, CropPlan, ImageDecoder, region_decoder_works
+from ..errors import DamagedDataError
+from . import native, plain
+from .augment import scale_and_bias
+from .geometry import CropPlan
+from .plain import ByteArray, Encoded
 
 if TYPE_CHECKING:
     import torch
 
 Flips: TypeAlias = "npt.NDArray[np.bool_] | None"
+Seeks: TypeAlias = "Sequence[Encoded | None] | None"
+OutputArray: TypeAlias = "npt.NDArray[Any]"
 _COMPILED_TYPES = ("uint8", "bfloat16", "float32")  # float16 is for GPUs, where the device normalises
+
+
+def output_array(memory: ByteArray, image_size: int, dtype: str) -> OutputArray:
+    """(n, S, S, 3) over the bytes of n images of that type; values of two bytes are uint16: numpy has no bfloat16."""
+    import torch
+
+    return memory.view(f"u{getattr(torch, dtype).itemsize}").reshape(-1, image_size, image_size, 3)
 
 
 def image_tensor(memory: ByteArray, image_size: int, dtype: str) -> torch.Tensor:
@@ -27,51 +36,6 @@ def image_tensor(memory: ByteArray, image_size: int, dtype: str) -> torch.Tensor
 
     shape = (-1, image_size, image_size, 3)
     return torch.from_numpy(memory).view(getattr(torch, dtype)).view(shape).permute(0, 3, 1, 2)
-
-
-def check_decoder(decoder: str) -> None:
-    """
-    Raises:
-        UsageError: there is no such decoder.
-        MissingDependencyError: it is not there on this computer.
-    """
-    if decoder not in DECODERS:
-        raise UsageError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
-    if decoder == "native" and native.compiled_decoder() is None:
-        raise MissingDependencyError(
-            "decoder native was not compiled here: install a C compiler and libjpeg-turbo's headers (Debian, "
-            "Ubuntu: gcc libjpeg-dev) and alexnet-fast once more, or use auto"
-        )
-    if decoder == "nvimgcodec" and not region_decoder_works():
-        raise MissingDependencyError(
-            "decoder nvimgcodec does not work here: `pip install nvidia-nvimgcodec-cu12` (Linux), or use simplejpeg"
-        )
-
-
-@dataclass(frozen=True)
-class OutputSlots:
-    """Where n images go, the same memory twice.
-
-    Attributes:
-        array: (n, S, S, 3), contiguous, of as many bytes a value as the images have; bfloat16 is seen as uint16.
-        tensors: n of (1, 3, S, S), channels_last, of the images' type. Made once: each costs 2 us.
-    """
-
-    array: npt.NDArray[Any]
-    tensors: Sequence[torch.Tensor]
-
-    @classmethod
-    def over(cls, memory: ByteArray, image_size: int, dtype: str) -> OutputSlots:
-        """Over the bytes of images of that size and type."""
-        images = image_tensor(memory, image_size, dtype)
-        array = memory.view(f"u{images.itemsize}").reshape(-1, image_size, image_size, 3)
-        return cls(array, [images[i : i + 1] for i in range(len(array))])
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, part: slice) -> OutputSlots:
-        return OutputSlots(self.array[part], self.tensors[part])
 
 
 class UndecodableError(DamagedDataError):
@@ -91,110 +55,127 @@ class Cropper:
 
     The resize is the antialiased bilinear filter of torchvision's Resize and RandomResizedCrop on uint8. Compiled code
     mixes rows first and columns then, torch columns first, and both round in between: a grey level apart, rarely two.
-    On one core of an Intel Xeon with AVX512, with crops of a random resized crop, the compiled code takes 27 us for an
-    image of 64 x 64 where the libraries called from Python take 53 us, 0.40 ms against 0.56 ms at a longest side of
-    375, and 1.02 ms against 1.33 ms for full-size ImageNet.
 
     Args:
         image_size: side S of the output, pixels.
         dtype: of the output: 'uint8', or a floating-point type, which is normalised.
-        decoder: 'auto', 'native' (the compiled code), or one of those of `ImageDecoder`. 'auto' is the compiled code
-            where it is there, and leaves to the libraries what it does not decode: progressive JPEGs, for example.
-
-    Raises:
-        UsageError: there is no such decoder.
-        MissingDependencyError: there is none such here.
     """
 
-    def __init__(self, image_size: int, dtype: str = "uint8", decoder: str = "auto") -> None:
-        check_decoder(decoder)
-        compiled = decoder in ("auto", "native") and dtype in _COMPILED_TYPES
-        self._native: Any = native.compiled_decoder() if compiled else None
-        self._resizer: Any = native.compiled_resizer() if compiled else None
-        # What compiled code refuses may be damaged, and simplejpeg says so where nvImageCodec makes something up.
-        others = "auto" if decoder == "native" else decoder
-        self._one_by_one = ImageDecoder(others if self._native is None else "simplejpeg")
-        self._decode_s = self._resize_s = 0.0
-        self._scale = self._bias = self._uint8 = None
+    def __init__(self, image_size: int, dtype: str = "uint8") -> None:
+        self._dtype = dtype
+        self._native: Any = native.compiled_code() if dtype in _COMPILED_TYPES else None
+        if self._native is None:
+            return
+        self._workspace = self._native.workspace()
+        self._normalise: npt.NDArray[np.float32] | None = None
         if dtype != "uint8":
-            self._uint8 = OutputSlots.over(np.zeros(3 * image_size * image_size, np.uint8), image_size, "uint8")
-            self._finish = ImageFinisher(image_size)
-            self._scale, self._bias = self._finish.scale, self._finish.bias
+            self._normalise = np.stack([row.numpy() for row in scale_and_bias("cpu", image_size)])
 
-    @property
-    def decode_s(self) -> float:
-        """Seconds spent on decoding so far."""
-        return self._decode_s + self._one_by_one.decode_s
-
-    @property
-    def resize_s(self) -> float:
-        """Seconds spent on cropping and resizing so far, and by compiled code on mirroring and normalising."""
-        return self._resize_s + self._one_by_one.resize_s
-
-    def jpegs(
-        self,
-        jpegs: list[bytes] | list[memoryview],
-        heights: list[int],
-        widths: list[int],
-        plan: CropPlan,
-        flips: Flips,
-        places: OutputSlots,
-    ) -> None:
-        """Put the crop of each of n JPEGs into its place.
+    def jpegs(self, jpegs: Sequence[Encoded], seeks: Seeks, plan: CropPlan, flips: Flips, out: OutputArray) -> None:
+        """Put the crop of each of n JPEGs into `out`.
 
         Args:
-            heights, widths: of the images, pixels.
+            seeks: for each JPEG its row starts (`find_row_starts`), or None; None: none at all. They save decoding what
+                lies above a crop.
             plan: n crops.
             flips: (n,), which are mirrored; None: none.
-            places: n of them.
+            out: (n, S, S, 3), of `output_array`.
 
         Raises:
-            UndecodableError: the bytes are no image of that size.
+            UndecodableError: the bytes are no image of the size that the plan says, or the row starts are not its own.
         """
-        begin = 0
-        while begin < len(jpegs):
-            if self._native is None:
-                end = len(jpegs)
-            else:
-                begin, decode, resize = self._native.cut_jpegs(
-                    jpegs, heights, widths, plan.boxes, plan.scaled, plan.offsets, flips, self._scale, self._bias,
-                    places.array, begin,
-                )  # fmt: skip
-                self._decode_s += decode
-                self._resize_s += resize
-                end = begin + 1
-            for i, crop in enumerate(plan[begin:end].tolist(), begin):
-                target = self._target(places, i)
-                try:
-                    self._one_by_one(jpegs[i], heights[i], widths[i], crop, target)
-                except DamagedDataError as error:
-                    raise UndecodableError(str(error), i) from None
-                self._complete(target, flips, places, i)
-            begin = end
+        if self._native is None:
+            for i, jpeg in enumerate(jpegs):
+                self._plain_jpeg(jpeg, plan, i, flips, out)
+            return
+        statuses = self._native.cut_jpegs(
+            self._workspace, list(jpegs), seeks, plan.rows, flips, self._dtype, self._normalise, out
+        )
+        if any(statuses):
+            for i, status in enumerate(statuses):
+                if status and self._is_for_plain(status, i):
+                    self._plain_jpeg(jpegs[i], plan, i, flips, out)
 
     def pixels(
-        self, pixels: ByteArray, numbers: npt.NDArray[np.int64], plan: CropPlan, flips: Flips, places: OutputSlots
+        self, pixels: ByteArray, numbers: npt.NDArray[np.int64], plan: CropPlan, flips: Flips, out: OutputArray
     ) -> None:
-        """Put the crop of n of the decoded images (N, H, W, 3), those of these numbers, into their places."""
-        if self._resizer is not None:
-            self._resizer.cut_pixels(
-                pixels, numbers, plan.boxes, plan.scaled, plan.offsets, flips, self._scale, self._bias, places.array
-            )
+        """Put the crop of n of the decoded images (N, H, W, 3), those of these numbers, into `out`."""
+        if self._native is None:
+            for i, number in enumerate(numbers.tolist()):
+                self._plain_pixels(pixels[number], plan, i, flips, out)
             return
-        for i, (number, crop) in enumerate(zip(numbers.tolist(), plan.tolist(), strict=True)):
-            target = self._target(places, i)
-            self._one_by_one.cut(pixels[number], crop, target)
-            self._complete(target, flips, places, i)
+        statuses = self._native.cut_pixels(
+            self._workspace, pixels, numbers, plan.rows, flips, self._dtype, self._normalise, out
+        )
+        for i, status in enumerate(statuses):
+            if status:
+                self._is_for_plain(status, i)
 
-    def _target(self, places: OutputSlots, i: int) -> torch.Tensor:
-        """Where an image is put as uint8."""
-        return places.tensors[i] if self._uint8 is None else self._uint8.tensors[0]
+    def _is_for_plain(self, status: int, i: int) -> bool:
+        name = self._native.STATUSES[status]
+        if name == "bad box":
+            raise ValueError(f"image {i}: its box does not lie in it, or its output not in the scaled box")
+        if name == "bad seek entry":
+            raise UndecodableError("has row starts in the seek index that are not its own", i)
+        if name == "no memory":
+            raise MemoryError
+        return True
 
-    def _complete(self, image: torch.Tensor, flips: Flips, places: OutputSlots, i: int) -> None:
-        """Mirror and normalise what lies where `_target` said."""
-        mirrored = flips is not None and flips[i]
-        if self._uint8 is None:
-            if mirrored:
-                image.copy_(image.flip(3))
-        else:
-            self._finish(image.flip(3) if mirrored else image, places.tensors[i])
+    def _plain_jpeg(self, jpeg: Encoded, plan: CropPlan, i: int, flips: Flips, out: OutputArray) -> None:
+        try:
+            image = plain.decode_whole(jpeg, *plan.crop(i).size)
+        except DamagedDataError as error:
+            raise UndecodableError(str(error), i) from None
+        self._plain_pixels(image, plan, i, flips, out)
+
+    def _plain_pixels(self, image: ByteArray, plan: CropPlan, i: int, flips: Flips, out: OutputArray) -> None:
+        import torch
+
+        tensor = torch.from_numpy(out[i]).view(getattr(torch, self._dtype)).permute(2, 0, 1)
+        plain.cut(image, plan.crop(i), flips is not None and bool(flips[i]), tensor)
+
+
+class ImageDecoder:
+    """Decodes whole images, by compiled code where there is such; one per thread."""
+
+    def __init__(self) -> None:
+        self._native: Any = native.compiled_code()
+        self._workspace = None if self._native is None else self._native.workspace()
+
+    def __call__(self, jpeg: Encoded, height: int, width: int) -> ByteArray:
+        """The image, uint8 (height, width, 3).
+
+        Raises:
+            DamagedDataError: the bytes are no image of that size; the text has no subject.
+        """
+        return self.box(jpeg, None, height, width, [0, 0, height, width])
+
+    def box(self, jpeg: Encoded, seek: Encoded | None, height: int, width: int, box: Sequence[int]) -> ByteArray:
+        """The box (top, left, height, width) of an image, uint8 (box height, box width, 3).
+
+        Args:
+            seek: row starts of the image, or None.
+
+        Raises:
+            DamagedDataError: the bytes are no image of that size; the text has no subject.
+        """
+        top, left, box_height, box_width = box
+        if self._native is not None:
+            out = np.empty((box_height, box_width, 3), np.uint8)
+            plan = np.array([height, width, *box], np.int32)
+            if self._native.decode(self._workspace, jpeg, seek, plan, out) == 0:
+                return out
+        return plain.decode_whole(jpeg, height, width)[top : top + box_height, left : left + box_width]
+
+
+def find_row_starts(jpeg: Encoded) -> tuple[int, int, bytes] | None:
+    """(height, width, row starts) of a JPEG that compiled code decodes to the end; None where it does not.
+
+    Such a JPEG is sound: libjpeg-turbo decodes it without a warning. The row starts (docs/format.md) are empty for an
+    image of one row of MCUs or with restart markers.
+    """
+    module = native.compiled_code()
+    if module is None:
+        return None
+    status, height, width, starts = module.row_starts(native.thread_workspace(), jpeg)
+    return (height, width, starts) if status == 0 else None

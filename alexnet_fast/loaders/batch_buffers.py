@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError, WorkerError
-from ..images import OutputSlots, image_tensor
+from ..images import OutputArray, image_tensor, output_array
 from ..system import available_memory
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class Layout:
         """(n, 3, S, S), channels_last, over the bytes of n images; holds on to this very array."""
         return image_tensor(memory, self.image_size, self.dtype)
 
-    def slots(self, memory: ByteArray) -> list[OutputSlots]:
-        """Every buffer's slots for images, made once."""
+    def outputs(self, memory: ByteArray) -> list[OutputArray]:
+        """Every buffer as a `Cropper` fills it, made once."""
         whole = (self.part(memory, slot, self.batch_size) for slot in range(self.count))
-        return [OutputSlots.over(part, self.image_size, self.dtype) for part in whole]
+        return [output_array(part, self.image_size, self.dtype) for part in whole]
 
     def part(self, memory: ByteArray, slot: int, images: int) -> ByteArray:
         """The bytes of the first `images` in one buffer; a new array each time."""

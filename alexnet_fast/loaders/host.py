@@ -128,14 +128,14 @@ class HostLoader(Loader):
         """The crops of some records in one epoch."""
         c, heights, widths = self.config, self.reader.heights[records], self.reader.widths[records]
         if c.train:
-            return plan_train(draw_crops(c.augmentation, c.seed, epoch, records, heights, widths), c.image_size)
+            boxes = draw_crops(c.augmentation, c.seed, epoch, records, heights, widths)
+            return plan_train(boxes, heights, widths, c.image_size)
         return plan_eval(heights, widths, c.image_size, c.eval_resize)
 
     def _request(self, epoch: int, records: Int64Array) -> CropRequest:
         c = self.config
         flips = draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None
-        heights, widths = self.reader.heights[records], self.reader.widths[records]
-        return CropRequest(records, heights, widths, self.plan(epoch, records), flips)
+        return CropRequest(records, self.plan(epoch, records), flips)
 
     def _requests(self, epoch: int, batches: Sequence[Int64Array]) -> Iterator[CropRequest]:
         """One a batch; drawn for several batches at once, which costs 0.5 us an image, not 4."""

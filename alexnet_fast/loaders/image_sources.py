@@ -10,10 +10,8 @@ import numpy.typing as npt
 
 from ..dataset import ShardReader
 from ..errors import DamagedDataError
-from ..images import ByteArray, Cropper, CropPlan, Flips, OutputSlots, UndecodableError
+from ..images import ByteArray, Cropper, CropPlan, Flips, OutputArray, UndecodableError
 from .batch_buffers import SharedMemory
-
-IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -22,14 +20,11 @@ class CropRequest:
 
     Attributes:
         records: int64 (n,).
-        heights, widths: int32 (n,), of the records' images, so that a worker needs no index.
-        plan: n crops.
+        plan: n crops, with the sizes of the records' images, so that a worker needs no index.
         flips: (n,), which are mirrored; None: none, or it is the device's to do.
     """
 
     records: npt.NDArray[np.int64]
-    heights: IntArray
-    widths: IntArray
     plan: CropPlan
     flips: Flips
 
@@ -38,7 +33,7 @@ class CropRequest:
 
     def __getitem__(self, part: slice) -> CropRequest:
         flips = None if self.flips is None else self.flips[part]
-        return CropRequest(self.records[part], self.heights[part], self.widths[part], self.plan[part], flips)
+        return CropRequest(self.records[part], self.plan[part], flips)
 
 
 class ImageSource(Protocol):
@@ -48,8 +43,8 @@ class ImageSource(Protocol):
         """One thread's means of cutting these images."""
         ...
 
-    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
-        """Put each crop, resized, mirrored and finished, into its slot.
+    def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
+        """Put each crop, resized, mirrored and finished, into its place in `out`.
 
         Raises:
             DamagedDataError: a record cannot be read or decoded; the text names it.
@@ -62,20 +57,18 @@ class ShardSource:
 
     Args:
         reader: of the split.
-        decoder: as in `Cropper`.
     """
 
-    def __init__(self, reader: ShardReader, decoder: str = "auto") -> None:
-        self.reader, self.decoder = reader, decoder
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
 
     def cropper(self, image_size: int, dtype: str) -> Cropper:
-        return Cropper(image_size, dtype, self.decoder)
+        return Cropper(image_size, dtype)
 
-    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
+    def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
         jpegs = self.reader.view_many(request.records)
-        heights, widths = request.heights.tolist(), request.widths.tolist()
         try:
-            cropper.jpegs(jpegs, heights, widths, request.plan, request.flips, slots)
+            cropper.jpegs(jpegs, None, request.plan, request.flips, out)
         except UndecodableError as error:
             raise damaged(self.reader, int(request.records[error.position]), error) from None
 
@@ -101,8 +94,8 @@ class PixelSource:
     def cropper(self, image_size: int, dtype: str) -> Cropper:
         return Cropper(image_size, dtype)
 
-    def cut(self, cropper: Cropper, request: CropRequest, slots: OutputSlots) -> None:
-        cropper.pixels(self.pixels, request.records, request.plan, request.flips, slots)
+    def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
+        cropper.pixels(self.pixels, request.records, request.plan, request.flips, out)
 
 
 def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:

@@ -15,11 +15,10 @@ from ..dataset import ShardReader
 from ..errors import DamagedDataError, UsageError
 from ..images import (
     ByteArray,
-    SimpleJpeg,
+    EvalGeometry,
+    ImageDecoder,
     draw_crops,
     draw_flips,
-    eval_resize,
-    eval_size,
     normalise_planes,
     resampling_matrix,
 )
@@ -145,12 +144,10 @@ class ResidentLoader(Loader):
 
         c, n, h, w = self.config, len(records), self.height, self.width
         if not c.train:
-            target = c.eval_resize or eval_resize(c.image_size)
-            new_h, new_w = (int(x) for x in eval_size(np.array(h), np.array(w), target))
-            top, left = round((new_h - c.image_size) / 2), round((new_w - c.image_size) / 2)
-            one = np.ones(1)
-            rows = resampling_matrix(top * h / new_h * one, h / new_h * one, 0 * one, h * one, c.image_size, h)
-            columns = resampling_matrix(left * w / new_w * one, w / new_w * one, 0 * one, w * one, c.image_size, w)
+            shown = EvalGeometry.of([h], [w], c.image_size, c.eval_resize)
+            (down, across), begin, zero = shown.scale.T, shown.offsets * shown.scale, np.zeros(1)
+            rows = resampling_matrix(begin[:, 0], down, zero, zero + h, c.image_size, h)
+            columns = resampling_matrix(begin[:, 1], across, zero, zero + w, c.image_size, w)
             return torch.from_numpy(rows).expand(n, -1, -1), torch.from_numpy(columns).expand(n, -1, -1)
         boxes = draw_crops(c.augmentation, c.seed, epoch, records, np.full(n, h), np.full(n, w)).astype(np.float64)
         flips = draw_flips(c.augmentation, c.seed, epoch, records)
@@ -191,11 +188,11 @@ def _decode_all(
 
 
 def _decode_part(reader: ShardReader, records: npt.NDArray[np.int64], chunk: ByteArray) -> None:
-    decoder = SimpleJpeg()
+    decoder = ImageDecoder()
     height, width = chunk.shape[1:3]
     for i, jpeg in enumerate(reader.view_many(records)):
         try:
-            chunk[i] = decoder.whole(jpeg, height, width)
+            chunk[i] = decoder(jpeg, height, width)
         except DamagedDataError as error:
             raise damaged(reader, int(records[i]), error) from None
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..dataset import ShardReader
 from ..errors import UsageError
-from ..images import DECODERS, check_decoder
 from ..system import choose_device, usable_cores
 from .base import check_options
 from .host import HostLoader
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
 class TorchvisionLoader(HostLoader):
     """Reads a packed split with worker threads or processes; see `HostLoader`.
 
-    Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn': how worker
-    processes start), ``decoder`` ('auto', 'native', 'simplejpeg', 'nvimgcodec': see `Cropper`). On Linux 'auto'
-    workers are forked processes, elsewhere threads.
+    Options: ``workers`` ('auto', 'thread', 'process'), ``context`` ('auto', 'fork', 'spawn': how worker processes
+    start). On Linux 'auto' workers are forked processes, elsewhere threads.
 
     Raises:
         UsageError: the data set, the split or the device is not there, or an option is unknown.
-        MissingDependencyError: the decoder that was asked for is not there.
         DamagedDataError: the data set, or (on iteration) a record, is damaged.
         WorkerError: a worker ended (on iteration).
     """
@@ -37,14 +34,10 @@ class TorchvisionLoader(HostLoader):
         Args:
             reader: of the split, where it is open already.
         """
-        options = check_options(config, "torchvision", workers="auto", context="auto", decoder="auto")
-        decoder = options.pop("decoder")
-        if decoder not in DECODERS:
-            raise UsageError(f"option decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
-        check_decoder(decoder)  # a worker process that finds it missing could only end
+        options = check_options(config, "torchvision", workers="auto", context="auto")
         device = choose_device(config.device)
         reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
-        super().__init__(config, reader, ShardSource(reader, decoder), device, **options)
+        super().__init__(config, reader, ShardSource(reader), device, **options)
         cores = usable_cores()
         self.description = (
             f"torchvision: {self.workers_text} on {cores} usable core{'s' * (cores > 1)}, "

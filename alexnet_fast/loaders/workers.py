@@ -66,14 +66,14 @@ class Worker:
     def __init__(self, source: ImageSource, layout: Layout, memory: ByteArray) -> None:
         self._source = source
         self._cropper = source.cropper(layout.image_size, layout.dtype)
-        self._slots = layout.slots(memory)
+        self._outputs = layout.outputs(memory)
 
     def do(self, job: Job, oldest: int) -> Result:
         """Do a job, unless its batch_id is older than `oldest`; every failure is in the result."""
         try:
             if job.batch_id >= oldest:
-                slots = self._slots[job.slot][job.first : job.first + len(job.crops)]
-                self._source.cut(self._cropper, job.crops, slots)
+                out = self._outputs[job.slot][job.first : job.first + len(job.crops)]
+                self._source.cut(self._cropper, job.crops, out)
         except AlexNetFastError as error:
             return Result(job.batch_id, error)
         except Exception as error:

@@ -20,9 +20,9 @@ def open_epochs(job: Job) -> Epoch:
     s = job.settings
     os.environ["ALEXNET_FAST_NATIVE"] = s["compiled"]
     from alexnet_fast import LoaderConfig, open_loader
-    from alexnet_fast.images import native
+    from alexnet_fast.images import compiled_code
 
-    if s["compiled"] != "off" and native.compiled_decoder() is None:
+    if s["compiled"] != "off" and compiled_code() is None:
         raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
     loader = open_loader(
         LoaderConfig(

@@ -52,7 +52,7 @@ def test_training_pixels_are_torchvisions(packed_small: Path, size: int, resize:
         )
         want = want.flip(2) if flip else want
         difference = (image.int() - want.int()).abs()
-        if resize == "images" and native.compiled_resizer() is None:
+        if resize == "images" and native.compiled_code() is None:
             assert difference.max() == 0
         # Two roundings in an integer resize, of rows first or columns first, and one in the matrix products.
         assert difference.max() <= 2 and difference.float().mean() < 0.3

@@ -19,15 +19,20 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from alexnet_fast import DamagedDataError, LoaderConfig, ShardReader, UsageError, open_loader
-from alexnet_fast.errors import MissingDependencyError, WorkerError
+from alexnet_fast.errors import WorkerError
 from alexnet_fast.images import native, sample_crops, sample_flips
-from alexnet_fast.images.decode import region_decoder_works
 
-DECODERS = [
-    "simplejpeg",
-    pytest.param("native", marks=pytest.mark.skipif(native.compiled_decoder() is None, reason="not compiled")),
-    pytest.param("nvimgcodec", marks=pytest.mark.skipif(not region_decoder_works(), reason="absent")),
+WAYS = [
+    "plain",
+    pytest.param("compiled", marks=pytest.mark.skipif(native.compiled_code() is None, reason="not compiled")),
 ]
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(native, "compiled_code", lambda: None)
+    return str(request.param)
 
 
 def config(dataset: Path, options: dict[str, Any] | None = None, **settings: Any) -> LoaderConfig:
@@ -42,11 +47,11 @@ def decoded(reader: ShardReader, record: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("way", WAYS, indirect=True)
 @pytest.mark.parametrize("size", [32, 224])
-def test_training_pixels_are_torchvisions(packed: Path, decoder: str, size: int) -> None:
+def test_training_pixels_are_torchvisions(packed: Path, way: str, size: int) -> None:
     reader = ShardReader(packed, "train")
-    with open_loader(config(packed, {"decoder": decoder}, image_size=size, batch_size=53)) as loader:
+    with open_loader(config(packed, image_size=size, batch_size=53)) as loader:
         order = loader.order(0)
         images = next(iter(loader)).images
     rows = reader.index[order]
@@ -55,15 +60,15 @@ def test_training_pixels_are_torchvisions(packed: Path, decoder: str, size: int)
         want = functional.resized_crop(decoded(reader, int(record)), *box, [size, size], antialias=True)
         difference = (image.int() - (want.flip(2) if flip else want).int()).abs()
         # Compiled code mixes rows before columns, torch after, and both round to whole levels in between.
-        assert difference.max() <= (2 if decoder == "native" else 0)
+        assert difference.max() <= (2 if way == "compiled" else 0)
         assert difference.float().mean() < 0.25
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("way", WAYS, indirect=True)
 @pytest.mark.parametrize("size", [32, 112])
-def test_evaluation_pixels_are_torchvisions(packed: Path, decoder: str, size: int) -> None:
+def test_evaluation_pixels_are_torchvisions(packed: Path, way: str, size: int) -> None:
     reader = ShardReader(packed, "val")
-    with open_loader(config(packed, {"decoder": decoder}, split="val", image_size=size, batch_size=23)) as loader:
+    with open_loader(config(packed, split="val", image_size=size, batch_size=23)) as loader:
         images = next(iter(loader)).images
     for record, image in enumerate(images):
         resized = functional.resize(decoded(reader, record), [round(size * 256 / 224)], antialias=True)
@@ -88,14 +93,6 @@ def test_a_damaged_record_is_named(tmp_path: Path, workers: str) -> None:
         assert next(steps).labels.tolist() == [0, 1, 2, 3]
         with pytest.raises(DamagedDataError, match=r"record 5 of val-00000-of-00001\.lmdb \(key 'broken\.jpg'\)"):
             next(steps)
-
-
-def test_a_decoder_that_is_not_there_is_told_before_workers_start(
-    packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native, "compiled_decoder", lambda: None)
-    with pytest.raises(MissingDependencyError, match="decoder native was not compiled here"):
-        open_loader(config(packed, {"decoder": "native", "workers": "process"}))
 
 
 @pytest.mark.parametrize("context", ["fork"])
@@ -183,7 +180,7 @@ def test_batches_that_do_not_fit_are_refused(packed: Path) -> None:
         open_loader(config(packed, batch_size=10_000_000))
 
 
-@pytest.mark.parametrize(("option", "value"), [("workers", "fibre"), ("context", "x"), ("decoder", "x"), ("chunk", 0)])
+@pytest.mark.parametrize(("option", "value"), [("workers", "fibre"), ("context", "x"), ("chunk", 0)])
 def test_wrong_option_values_are_refused(packed: Path, option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=option):
         open_loader(config(packed, {option: value}))

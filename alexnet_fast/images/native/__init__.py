@@ -1,49 +1,57 @@
-"""Crops cut and resized by compiled code, a lot of images a call and without Python's lock.
+"""JPEGs decoded and crops resized by compiled code, many images a call and without Python's lock.
 
-It is compiled when the package is installed, where a C compiler and Python's headers are there; to decode as well it
-takes the headers of libjpeg-turbo. Where it was not compiled, or ALEXNET_FAST_NATIVE=off is set in the environment,
-everything works without, slower.
+It is compiled when the package is installed, where a C compiler and Python's headers are there; wheels bring it. Where
+there is none, or ALEXNET_FAST_NATIVE=off is set in the environment, everything works without, slower. jpeg.h says what
+the C files do.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
+import threading
+import zlib
 from typing import Any
 
 import numpy as np
 
-from ..decode import trial_image
+# A JPEG of 24 x 24 pixels in 4:2:0, and the checksum of its pixels as libjpeg-turbo decodes them.
+_TRIAL = base64.b64decode(
+    b"/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5a"
+    b"YVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0//wAAR"
+    b"CAAYABgDASIAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEG"
+    b"E1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWG"
+    b"h4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEB"
+    b"AQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYk"
+    b"NOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0"
+    b"tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwDhYLXHatCC17Yq1Da+1aEFt7VUDXCYorQW"
+    b"3tRWzDa9OKK6FsfQ0sV7pDBa9OK0ILXnpRRXNA+CwlSRoQ2vTiiiiuhH0FKpLlP/2Q=="
+)
+_TRIAL_CRC = 0xD5F3087E
+
+_THREAD = threading.local()
 
 
 @functools.cache
-def compiled_resizer() -> Any | None:
-    """The compiled module, whose ``cut_pixels`` resizes; None where there is none or it does not run here."""
+def compiled_code() -> Any | None:
+    """The compiled module; None where there is none, or it does not decode as it should here."""
     if os.environ.get("ALEXNET_FAST_NATIVE") == "off":
         return None
     try:
         from . import _native  # type: ignore[attr-defined]
 
-        pixels = np.arange(2 * 6 * 5 * 3, dtype=np.uint8).reshape(2, 6, 5, 3)
-        out = np.zeros((1, 4, 4, 3), np.uint8)
-        _native.cut_pixels(pixels, np.array([1]), *_one_box([1, 1, 4, 4]), None, None, None, out)
+        pixels = np.zeros((24, 24, 3), np.uint8)
+        plan = np.array([24, 24, 0, 0, 24, 24], np.int32)
+        status = _native.decode(_native.workspace(), _TRIAL, None, plan, pixels)
     except Exception:  # whatever an extension does that was made for another Python or system
         return None
-    return _native if np.array_equal(out[0], pixels[1, 1:5, 1:5]) else None
+    return _native if status == 0 and zlib.crc32(pixels.tobytes()) == _TRIAL_CRC else None
 
 
-@functools.cache
-def compiled_decoder() -> Any | None:
-    """The compiled module where it also decodes (``cut_jpegs``), and does so as simplejpeg does; else None."""
-    module = compiled_resizer()
-    if module is None or not hasattr(module, "cut_jpegs"):
-        return None
-    jpeg, image = trial_image()
-    out = np.zeros((1, 20, 20, 3), np.uint8)
-    done, _, _ = module.cut_jpegs([jpeg], [40], [50], *_one_box([9, 7, 20, 20]), None, None, None, out, 0)
-    return module if done == 1 and np.array_equal(out[0], image[9:29, 7:27]) else None
-
-
-def _one_box(box: list[int]) -> tuple[Any, Any, Any]:
-    """Boxes, scaled sizes and offsets of one square box that is not resized."""
-    return np.array([box], np.int32), np.array([box[2:]], np.int32), np.zeros((1, 2), np.int32)
+def thread_workspace() -> Any:
+    """A workspace of the compiled code for this thread, made once."""
+    workspace = getattr(_THREAD, "workspace", None)
+    if workspace is None:
+        workspace = _THREAD.workspace = compiled_code().workspace()  # type: ignore[union-attr]
+    return workspace

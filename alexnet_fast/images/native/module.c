@@ -1,320 +1,510 @@
-/* alexnet_fast.native._native: images in, resized crops out, a lot at a time and without the GIL. */
+/* alexnet_fast.images.native._native: JPEGs or pixels in, resized crops out, many at a time and without the GIL. */
 
 #define PY_SSIZE_T_CLEAN
+#ifdef LIMITED_API /* of Python 3.11, the first that has buffers in it: one extension for that and all later ones */
+#define Py_LIMITED_API 0x030B0000
+#endif
 #include <Python.h>
 
-#include <time.h>
+#include "crop.h"
 
-#include "resize.h"
-#ifdef WITH_JPEG
-#include "region.h"
-#endif
-
-/* What is to be done with n images; every array is C-contiguous. */
-struct lot {
-    Py_buffer boxes;   /* int32 (n, 4): top, left, height, width */
-    Py_buffer scaled;  /* int32 (n, 2): height and width that the box is resized to */
-    Py_buffer offsets; /* int32 (n, 2): top and left of the output in that */
-    Py_buffer flips;   /* bool (n,), or none */
-    Py_buffer scale;   /* float32 (side * 3,), or none */
-    Py_buffer bias;    /* the same */
-    Py_buffer out;     /* (n, side, side, 3) of values of 1, 2 or 4 bytes */
-    Py_ssize_t n;
-    int side;
+static const char *const status_names[] = { /* in the order of enum jpeg_status */
+    "ok", "unsupported", "damaged", "wrong size", "bad box", "bad seek entry", "no memory",
 };
 
-static void release_lot(struct lot *lot) {
-    PyBuffer_Release(&lot->boxes);
-    PyBuffer_Release(&lot->scaled);
-    PyBuffer_Release(&lot->offsets);
-    PyBuffer_Release(&lot->flips);
-    PyBuffer_Release(&lot->scale);
-    PyBuffer_Release(&lot->bias);
-    PyBuffer_Release(&lot->out);
+/* ---- the workspace: what one thread decodes and resizes with ---- */
+
+struct workspaces {
+    struct crop_decoder *decoder;
+    struct workspace resize, pixels;
+    int avx2;
+    int busy;
+};
+
+static const char capsule_name[] = "alexnet_fast.workspace";
+
+static void free_workspaces(PyObject *capsule) {
+    struct workspaces *work = PyCapsule_GetPointer(capsule, capsule_name);
+    free_crop_decoder(work->decoder);
+    free_workspace(&work->resize);
+    free_workspace(&work->pixels);
+    PyMem_Free(work);
 }
 
-/* Takes hold of boxes, scaled, offsets, flips, scale, bias and out; -1 with an exception set. */
-static int acquire_lot(struct lot *lot, Py_ssize_t n, PyObject *const *args) {
-    memset(lot, 0, sizeof *lot);
-    if (PyObject_GetBuffer(args[0], &lot->boxes, PyBUF_C_CONTIGUOUS) < 0 ||
-        PyObject_GetBuffer(args[1], &lot->scaled, PyBUF_C_CONTIGUOUS) < 0 ||
-        PyObject_GetBuffer(args[2], &lot->offsets, PyBUF_C_CONTIGUOUS) < 0 ||
-        (args[3] != Py_None && PyObject_GetBuffer(args[3], &lot->flips, PyBUF_C_CONTIGUOUS) < 0) ||
-        (args[4] != Py_None && PyObject_GetBuffer(args[4], &lot->scale, PyBUF_C_CONTIGUOUS) < 0) ||
-        (args[5] != Py_None && PyObject_GetBuffer(args[5], &lot->bias, PyBUF_C_CONTIGUOUS) < 0) ||
-        PyObject_GetBuffer(args[6], &lot->out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
-        release_lot(lot);
+PyDoc_STRVAR(
+    workspace_doc,
+    "workspace(kernels=None)\n--\n\n"
+    "Tables and memory that the other functions work with; not for two threads at once.\n\n"
+    "Args:\n"
+    "    kernels: 'plain', 'sse2', 'avx2' or 'neon'; None: the fastest that runs here.\n\n"
+    "Raises:\n"
+    "    ValueError: there are no such kernels here."
+);
+
+static PyObject *workspace(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *kernels = NULL;
+    if (!PyArg_ParseTuple(args, "|z", &kernels))
+        return NULL;
+    const struct kernels *chosen = choose_kernels(kernels);
+    if (chosen == NULL)
+        return PyErr_Format(PyExc_ValueError, "there are no kernels %s here", kernels);
+    struct workspaces *work = PyMem_Calloc(1, sizeof *work);
+    if (work == NULL)
+        return PyErr_NoMemory();
+    work->avx2 = strcmp(chosen->name, "avx2") == 0;
+    work->decoder = new_crop_decoder(chosen->name);
+    PyObject *capsule = work->decoder ? PyCapsule_New(work, capsule_name, free_workspaces) : PyErr_NoMemory();
+    if (capsule == NULL) {
+        free_crop_decoder(work->decoder);
+        PyMem_Free(work);
+    }
+    return capsule;
+}
+
+/* Takes hold of a workspace, until `busy` is 0 again; NULL with an exception set. */
+static struct workspaces *take_workspace(PyObject *capsule) {
+    struct workspaces *work = PyCapsule_GetPointer(capsule, capsule_name);
+    if (work != NULL && work->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "a workspace is one thread's: another one is in it");
+        return NULL;
+    }
+    if (work != NULL)
+        work->busy = 1;
+    return work;
+}
+
+/* ---- a batch: what is to be done with n images, and where they go ---- */
+
+/* A row of the crop plan, int32 each: images/geometry.py's CropPlan. */
+struct crop_row {
+    int32_t height, width;            /* of the image */
+    int32_t top, left, box_h, box_w;  /* the box in it */
+    int32_t scaled_h, scaled_w;       /* what the box is resized to */
+    int32_t out_top, out_left;        /* where in that the output lies */
+};
+
+struct batch {
+    Py_buffer plan, flips, normalise, out;
+    Py_ssize_t n;
+    int side;
+    struct finish finish;
+};
+
+static void release_batch(struct batch *batch) {
+    PyBuffer_Release(&batch->plan);
+    PyBuffer_Release(&batch->flips);
+    PyBuffer_Release(&batch->normalise);
+    PyBuffer_Release(&batch->out);
+}
+
+/* Bytes of a value of that type; 0 where there is none such. */
+static enum kind kind_of(const char *dtype) {
+    return strcmp(dtype, "uint8") == 0      ? AS_UINT8
+           : strcmp(dtype, "bfloat16") == 0 ? AS_BFLOAT16
+           : strcmp(dtype, "float32") == 0  ? AS_FLOAT32
+                                            : 0;
+}
+
+/* Whether the arrays fit each other; what is wrong otherwise. */
+static const char *check_batch(const struct batch *batch) {
+    const Py_buffer *out = &batch->out;
+    const Py_ssize_t n = batch->n, row = out->ndim == 4 ? 3 * out->shape[2] : 0;
+    if (batch->finish.kind == 0)
+        return "dtype must be uint8, bfloat16 or float32";
+    if (out->ndim != 4 || out->shape[0] != n || out->shape[1] != out->shape[2] || out->shape[3] != 3 ||
+        out->shape[1] < 1 || out->shape[1] > MAX_SIDE || out->itemsize != (Py_ssize_t)batch->finish.kind)
+        return "out must be (n, S, S, 3), of values as large as dtype's";
+    if (batch->plan.itemsize != 4 || batch->plan.len != n * (Py_ssize_t)sizeof(struct crop_row))
+        return "plan must be int32 (n, 10)";
+    if (batch->flips.obj && batch->flips.len != n)
+        return "flips must be bool (n,)";
+    if (batch->finish.kind == AS_UINT8 ? batch->normalise.obj != NULL : batch->normalise.len != 8 * row)
+        return "normalise must be float32 (2, S * 3), and None where dtype is uint8";
+    return NULL;
+}
+
+/* Takes hold of plan, flips, dtype, normalise and out; -1 with an exception set. */
+static int take_batch(struct batch *batch, Py_ssize_t n, PyObject *const *args) {
+    memset(batch, 0, sizeof *batch);
+    const char *dtype = PyUnicode_Check(args[2]) ? PyUnicode_AsUTF8AndSize(args[2], NULL) : "";
+    if (dtype == NULL || PyObject_GetBuffer(args[0], &batch->plan, PyBUF_C_CONTIGUOUS) < 0 ||
+        (args[1] != Py_None && PyObject_GetBuffer(args[1], &batch->flips, PyBUF_C_CONTIGUOUS) < 0) ||
+        (args[3] != Py_None && PyObject_GetBuffer(args[3], &batch->normalise, PyBUF_C_CONTIGUOUS) < 0) ||
+        PyObject_GetBuffer(args[4], &batch->out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
+        release_batch(batch);
         return -1;
     }
-    const Py_buffer *out = &lot->out;
-    const Py_ssize_t row = out->ndim == 4 ? out->shape[1] * 12 : 0, wanted = out->itemsize == AS_UINT8 ? 0 : row;
-    if (out->ndim != 4 || (out->itemsize != AS_UINT8 && out->itemsize != AS_BFLOAT16 && out->itemsize != AS_FLOAT32) ||
-        (lot->scale.obj ? lot->scale.len : 0) != wanted || (lot->bias.obj ? lot->bias.len : 0) != wanted || out->shape[0] != n || out->shape[1] != out->shape[2] ||
-        out->shape[3] != 3 || lot->boxes.len != n * 16 || lot->scaled.len != n * 8 || lot->offsets.len != n * 8 ||
-        (lot->flips.obj && lot->flips.len != n)) {
-        release_lot(lot);
-        PyErr_SetString(PyExc_ValueError, "arrays do not fit each other, or the number of images");
+    batch->n = n;
+    batch->finish.kind = kind_of(dtype);
+    const char *wrong = check_batch(batch);
+    if (wrong != NULL) {
+        release_batch(batch);
+        PyErr_SetString(PyExc_ValueError, wrong);
         return -1;
     }
-    lot->n = n, lot->side = (int)out->shape[1];
+    batch->side = (int)batch->out.shape[1];
+    batch->finish.scale = batch->normalise.buf;
+    batch->finish.bias = batch->finish.scale ? batch->finish.scale + 3 * batch->side : NULL;
     return 0;
 }
 
-static struct box box_of(const struct lot *lot, Py_ssize_t i) {
-    const int32_t *b = (const int32_t *)lot->boxes.buf + 4 * i;
-    return (struct box){.top = b[0], .left = b[1], .height = b[2], .width = b[3]};
+static const struct crop_row *crop_of(const struct batch *batch, Py_ssize_t i) {
+    return (const struct crop_row *)batch->plan.buf + i;
 }
 
-static struct target target_of(const struct lot *lot, Py_ssize_t i) {
-    const int32_t *scaled = (const int32_t *)lot->scaled.buf + 2 * i;
-    const int32_t *offset = (const int32_t *)lot->offsets.buf + 2 * i;
+static struct target target_of(const struct batch *batch, Py_ssize_t i) {
+    const struct crop_row *crop = crop_of(batch, i);
     return (struct target){
-        .height = scaled[0], .width = scaled[1], .top = offset[0], .left = offset[1], .side = lot->side,
-        .mirrored = lot->flips.obj ? ((const uint8_t *)lot->flips.buf)[i] : 0,
+        .height = crop->scaled_h, .width = crop->scaled_w, .top = crop->out_top, .left = crop->out_left,
+        .side = batch->side, .mirrored = batch->flips.obj ? ((const uint8_t *)batch->flips.buf)[i] : 0,
     };
 }
 
-static struct finish finish_of(const struct lot *lot) {
-    return (struct finish){.kind = (enum kind)lot->out.itemsize, .scale = lot->scale.buf, .bias = lot->bias.buf};
+static void *place_of(const struct batch *batch, Py_ssize_t i) {
+    return (char *)batch->out.buf + (size_t)i * batch->side * batch->side * 3 * batch->finish.kind;
 }
 
-static void *place_of(const struct lot *lot, Py_ssize_t i) {
-    return (char *)lot->out.buf + (size_t)i * lot->side * lot->side * 3 * lot->out.itemsize;
-}
-
-/* Whether the box lies in an image of height x width, and the output in the scaled box. */
-static int fits(const struct box *b, const struct target *t, int height, int width) {
-    return b->top >= 0 && b->left >= 0 && b->height > 0 && b->width > 0 && b->height <= height && b->width <= width &&
-           b->top <= height - b->height && b->left <= width - b->width && t->side > 0 && t->height >= t->side &&
-           t->width >= t->side && t->top >= 0 && t->left >= 0 && t->top <= t->height - t->side &&
-           t->left <= t->width - t->side;
-}
-
-enum outcome { DONE, NOT_DECODED, BAD_BOX, NO_MEMORY };
-
-static PyObject *fail(enum outcome outcome, Py_ssize_t i) {
-    if (outcome == NO_MEMORY)
-        return PyErr_NoMemory();
-    return PyErr_Format(PyExc_ValueError, "image %zd: it or its box is not where it should be", i);
+/* Whether the box lies in the image, and the output in the scaled box. */
+static int fits(const struct crop_row *crop, int side) {
+    return crop->top >= 0 && crop->left >= 0 && crop->box_h > 0 && crop->box_w > 0 &&
+           crop->box_h <= crop->height && crop->box_w <= crop->width && crop->top <= crop->height - crop->box_h &&
+           crop->left <= crop->width - crop->box_w && crop->scaled_h >= side && crop->scaled_w >= side &&
+           crop->out_top >= 0 && crop->out_left >= 0 && crop->out_top <= crop->scaled_h - side &&
+           crop->out_left <= crop->scaled_w - side;
 }
 
 /* ---- images that are pixels already ---- */
 
-static enum outcome cut_one(
-    const Py_buffer *pixels, int64_t number, const struct lot *lot, Py_ssize_t i, struct workspace *work,
-    struct workspace *copies
+struct pixels {
+    const uint8_t *first;
+    Py_ssize_t count;
+    int height, width;
+};
+
+static enum jpeg_status cut_pixels_of_one(
+    struct workspaces *work, const struct pixels *pixels, int64_t number, const struct batch *batch, Py_ssize_t i
 ) {
-    const int height = (int)pixels->shape[1], width = (int)pixels->shape[2];
-    const struct box box = box_of(lot, i);
-    const struct target target = target_of(lot, i);
-    if (number < 0 || number >= pixels->shape[0] || !fits(&box, &target, height, width))
-        return BAD_BOX;
-    const size_t bytes = (size_t)height * width * 3;
-    const uint8_t *image = (const uint8_t *)pixels->buf + (size_t)number * bytes;
-    if ((size_t)(pixels->shape[0] - number) * bytes < bytes + ROW_SLACK) { /* behind the last image lies nothing */
-        uint8_t *copy = reserve(copies, bytes + ROW_SLACK);
+    const struct crop_row *crop = crop_of(batch, i);
+    if (number < 0 || number >= pixels->count || crop->height != pixels->height || crop->width != pixels->width ||
+        !fits(crop, batch->side))
+        return JPEG_BAD_BOX;
+    const size_t stride = (size_t)pixels->width * 3, bytes = (size_t)pixels->height * stride;
+    const uint8_t *image = pixels->first + (size_t)number * bytes;
+    if ((size_t)(pixels->count - number) * bytes < bytes + ROW_SLACK) { /* behind the last image lies nothing */
+        uint8_t *copy = reserve(&work->pixels, bytes + ROW_SLACK);
         if (copy == NULL)
-            return NO_MEMORY;
+            return JPEG_NO_MEMORY;
         memset(copy + bytes, 0, ROW_SLACK);
         image = memcpy(copy, image, bytes);
     }
-    const struct region region = {
-        .pixels = image + ((size_t)box.top * width + box.left) * 3, .stride = (size_t)width * 3,
-        .height = box.height, .width = box.width,
+    struct row_source rows = {
+        .pixels = image + crop->top * stride + 3 * (size_t)crop->left, .stride = stride, .end = crop->box_h,
     };
-    const struct finish finish = finish_of(lot);
-    return resize_region(work, &region, &target, &finish, place_of(lot, i)) < 0 ? NO_MEMORY : DONE;
+    const struct target target = target_of(batch, i);
+    return resize_box(&work->resize, &rows, crop->box_h, crop->box_w, &target, &batch->finish, place_of(batch, i));
 }
+
+#define BATCH_DOC \
+    "    plan: int32 (n, 10), the rows of a `CropPlan`.\n" \
+    "    flips: bool (n,), which are mirrored left to right; None: none.\n" \
+    "    dtype: of `out`: 'uint8', 'bfloat16' or 'float32'.\n" \
+    "    normalise: float32 (2, S * 3), scale and bias of a row: values become bias + scale * value; None for uint8.\n" \
+    "    out: (n, S, S, 3) of values as large as those of `dtype`, written.\n\n" \
+    "Returns:\n" \
+    "    A status for each image, bytes (n,): an index into `STATUSES`.\n\n" \
+    "Raises:\n" \
+    "    ValueError: arrays do not fit each other.\n" \
+    "    RuntimeError: another thread is using the workspace."
 
 PyDoc_STRVAR(
     cut_pixels_doc,
-    "cut_pixels(pixels, numbers, boxes, scaled, offsets, flips, scale, bias, out)\n--\n\n"
+    "cut_pixels(workspace, pixels, numbers, plan, flips, dtype, normalise, out)\n--\n\n"
     "Resized boxes of images of one size.\n\n"
     "Args:\n"
     "    pixels: uint8 (N, H, W, 3).\n"
-    "    numbers: int64 (n,), which of them.\n"
-    "    boxes, scaled, offsets, flips, scale, bias, out: as in `cut_jpegs`.\n\n"
-    "Raises:\n"
-    "    ValueError: arrays do not fit each other, or a box lies outside its image."
+    "    numbers: int64 (n,), which of them.\n" BATCH_DOC
 );
+
+static PyObject *cut_all_pixels(
+    struct workspaces *work, const Py_buffer *array, const Py_buffer *numbers, const struct batch *batch
+) {
+    const struct pixels pixels = {
+        .first = array->buf, .count = array->shape[0], .height = (int)array->shape[1], .width = (int)array->shape[2],
+    };
+    PyObject *statuses = PyBytes_FromStringAndSize(NULL, batch->n);
+    if (statuses == NULL)
+        return NULL;
+    char *status = PyBytes_AsString(statuses);
+    Py_BEGIN_ALLOW_THREADS;
+    for (Py_ssize_t i = 0; i < batch->n; i++)
+        status[i] = (char)cut_pixels_of_one(work, &pixels, ((const int64_t *)numbers->buf)[i], batch, i);
+    Py_END_ALLOW_THREADS;
+    return statuses;
+}
 
 static PyObject *cut_pixels(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
     (void)self;
-    if (nargs != 9)
-        return PyErr_Format(PyExc_TypeError, "cut_pixels takes 9 arguments, got %zd", nargs);
-    Py_buffer pixels, numbers;
-    if (PyObject_GetBuffer(args[0], &pixels, PyBUF_C_CONTIGUOUS) < 0)
+    if (nargs != 8)
+        return PyErr_Format(PyExc_TypeError, "cut_pixels takes 8 arguments, got %zd", nargs);
+    Py_buffer array, numbers;
+    if (PyObject_GetBuffer(args[1], &array, PyBUF_C_CONTIGUOUS) < 0)
         return NULL;
-    if (PyObject_GetBuffer(args[1], &numbers, PyBUF_C_CONTIGUOUS) < 0) {
-        PyBuffer_Release(&pixels);
+    if (PyObject_GetBuffer(args[2], &numbers, PyBUF_C_CONTIGUOUS) < 0) {
+        PyBuffer_Release(&array);
         return NULL;
     }
     PyObject *result = NULL;
-    struct lot lot;
-    if (pixels.ndim != 4 || pixels.itemsize != 1 || pixels.shape[3] != 3 || numbers.itemsize != 8) {
-        PyErr_SetString(PyExc_ValueError, "pixels must be uint8 (N, H, W, 3), and numbers int64");
-    } else if (acquire_lot(&lot, numbers.len / 8, args + 2) == 0) {
-        struct workspace work = {0}, copies = {0};
-        enum outcome outcome = DONE;
-        Py_ssize_t i = 0;
-        Py_BEGIN_ALLOW_THREADS;
-        for (; i < lot.n; i++) {
-            outcome = cut_one(&pixels, ((const int64_t *)numbers.buf)[i], &lot, i, &work, &copies);
-            if (outcome != DONE)
-                break;
+    struct batch batch;
+    struct workspaces *work = take_workspace(args[0]);
+    if (work != NULL) {
+        if (array.ndim != 4 || array.itemsize != 1 || array.shape[3] != 3 || numbers.itemsize != 8) {
+            PyErr_SetString(PyExc_ValueError, "pixels must be uint8 (N, H, W, 3), and numbers int64");
+        } else if (take_batch(&batch, numbers.len / 8, args + 3) == 0) {
+            batch.finish.avx2 = work->avx2;
+            result = cut_all_pixels(work, &array, &numbers, &batch);
+            release_batch(&batch);
         }
-        free_workspace(&work);
-        free_workspace(&copies);
-        Py_END_ALLOW_THREADS;
-        release_lot(&lot);
-        result = outcome == DONE ? Py_NewRef(Py_None) : fail(outcome, i);
+        work->busy = 0;
     }
-    PyBuffer_Release(&pixels);
+    PyBuffer_Release(&array);
     PyBuffer_Release(&numbers);
     return result;
 }
 
 /* ---- images that are JPEGs ---- */
 
-#ifdef WITH_JPEG
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-struct timing {
-    double decode, resize;
+/* The bytes of a lot of JPEGs and of what seek indexes hold of them. */
+struct jpegs {
+    Py_buffer *bytes; /* n, then n of seek entries, of which those without have no `obj` */
+    Py_ssize_t n, held;
 };
 
-static enum outcome decode_and_cut(
-    struct decoder *decoder, const Py_buffer *jpeg, int height, int width, const struct lot *lot, Py_ssize_t i,
-    struct workspace *work, struct timing *timing
-) {
-    const struct box box = box_of(lot, i);
-    const struct target target = target_of(lot, i);
-    if (!fits(&box, &target, height, width))
-        return BAD_BOX;
-    struct region region;
-    const double begin = now();
-    if (decode_region(decoder, jpeg->buf, (size_t)jpeg->len, height, width, &box, &region) < 0)
-        return NOT_DECODED;
-    const double decoded = now();
-    const struct finish finish = finish_of(lot);
-    if (resize_region(work, &region, &target, &finish, place_of(lot, i)) < 0)
-        return NO_MEMORY;
-    timing->decode += decoded - begin;
-    timing->resize += now() - decoded;
-    return DONE;
+static void release_jpegs(struct jpegs *jpegs) {
+    for (Py_ssize_t i = 0; i < jpegs->held; i++)
+        PyBuffer_Release(&jpegs->bytes[i]);
+    PyMem_Free(jpegs->bytes);
 }
 
-PyDoc_STRVAR(
-    cut_jpegs_doc,
-    "cut_jpegs(jpegs, heights, widths, boxes, scaled, offsets, flips, scale, bias, out, begin)\n--\n\n"
-    "Decoded and resized boxes of images, from number `begin` on.\n\n"
-    "Args:\n"
-    "    jpegs: list of n bytes-like objects.\n"
-    "    heights, widths: lists of n whole numbers, pixels.\n"
-    "    boxes: int32 (n, 4): top, left, height, width in the image.\n"
-    "    scaled: int32 (n, 2): height and width that the box is resized to.\n"
-    "    offsets: int32 (n, 2): top and left, in that, of the output.\n"
-    "    flips: bool (n,), which are mirrored left to right; None: none.\n"
-    "    scale, bias: float32 (S * 3,): values become bias + scale * value, row by row; None where `out` is uint8.\n"
-    "    out: uint8, bfloat16 (seen as any type of two bytes) or float32, (n, S, S, 3), written.\n\n"
-    "Returns:\n"
-    "    (number, decode, resize): the first image that was not decoded, because it is damaged, of another size or no\n"
-    "    baseline JPEG, n where there is none; seconds spent on either stage.\n\n"
-    "Raises:\n"
-    "    ValueError: arrays do not fit each other, or a box lies outside its image."
-);
-
-/* Takes hold of all jpegs; how many of them were, fewer than n with an exception set. */
-static Py_ssize_t acquire_jpegs(PyObject *list, Py_buffer *jpegs, Py_ssize_t n) {
-    for (Py_ssize_t i = 0; i < n; i++)
-        if (PyObject_GetBuffer(PyList_GET_ITEM(list, i), &jpegs[i], PyBUF_SIMPLE) < 0)
-            return i;
-    return n;
-}
-
-static int read_numbers(PyObject *list, int *numbers, Py_ssize_t n) {
-    if (!PyList_Check(list) || PyList_GET_SIZE(list) != n) {
-        PyErr_SetString(PyExc_ValueError, "heights and widths must be lists, as long as that of the images");
+/* Takes hold of all of them; -1 with an exception set. `seeks` is None or a list as long. */
+static int take_jpegs(struct jpegs *jpegs, PyObject *list, PyObject *seeks) {
+    memset(jpegs, 0, sizeof *jpegs);
+    if (!PyList_Check(list) || (seeks != Py_None && !PyList_Check(seeks))) {
+        PyErr_SetString(PyExc_TypeError, "jpegs must be a list, and seeks a list or None");
         return -1;
     }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const long number = PyLong_AsLong(PyList_GET_ITEM(list, i));
-        if (number == -1 && PyErr_Occurred())
+    const Py_ssize_t n = jpegs->n = PyList_Size(list);
+    if (seeks != Py_None && PyList_Size(seeks) != n) {
+        PyErr_SetString(PyExc_ValueError, "seeks must be as many as jpegs");
+        return -1;
+    }
+    jpegs->bytes = PyMem_Calloc(2 * (size_t)n + 1, sizeof *jpegs->bytes);
+    if (jpegs->bytes == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (; jpegs->held < 2 * n; jpegs->held++) {
+        const Py_ssize_t i = jpegs->held;
+        PyObject *item = i < n ? PyList_GetItem(list, i) : seeks == Py_None ? Py_None : PyList_GetItem(seeks, i - n);
+        if (!(i >= n && item == Py_None) && PyObject_GetBuffer(item, &jpegs->bytes[i], PyBUF_SIMPLE) < 0) {
+            release_jpegs(jpegs);
             return -1;
-        numbers[i] = number < 0 || number > 65535 ? 0 : (int)number; /* no JPEG is larger, and no box fits 0 */
+        }
     }
     return 0;
 }
 
+static enum jpeg_status cut_one_jpeg(
+    struct workspaces *work, const struct jpegs *jpegs, const struct batch *batch, Py_ssize_t i
+) {
+    const struct crop_row *crop = crop_of(batch, i);
+    if (!fits(crop, batch->side))
+        return JPEG_BAD_BOX;
+    const Py_buffer *bytes = &jpegs->bytes[i], *seek = &jpegs->bytes[jpegs->n + i];
+    const struct encoded image = {
+        .bytes = bytes->buf, .length = (size_t)bytes->len, .height = crop->height, .width = crop->width,
+        .row_starts = seek->len ? seek->buf : NULL, .row_starts_length = (size_t)seek->len,
+    };
+    const struct box box = {.top = crop->top, .left = crop->left, .height = crop->box_h, .width = crop->box_w};
+    struct row_source *rows;
+    const int keep = rows_kept(crop->box_h, crop->scaled_h);
+    const enum jpeg_status status = open_crop(work->decoder, &image, &box, keep, &rows);
+    if (status != JPEG_OK)
+        return status;
+    const struct target target = target_of(batch, i);
+    return resize_box(&work->resize, rows, crop->box_h, crop->box_w, &target, &batch->finish, place_of(batch, i));
+}
+
+PyDoc_STRVAR(
+    cut_jpegs_doc,
+    "cut_jpegs(workspace, jpegs, seeks, plan, flips, dtype, normalise, out)\n--\n\n"
+    "Decoded and resized boxes of JPEGs.\n\n"
+    "Args:\n"
+    "    jpegs: list of n bytes-like objects.\n"
+    "    seeks: list of n row starts (docs/format.md) or None where there are none; None: none at all.\n" BATCH_DOC
+);
+
 static PyObject *cut_jpegs(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
     (void)self;
-    if (nargs != 11)
-        return PyErr_Format(PyExc_TypeError, "cut_jpegs takes 11 arguments, got %zd", nargs);
-    if (!PyList_Check(args[0]))
-        return PyErr_Format(PyExc_TypeError, "jpegs must be a list");
-    const Py_ssize_t n = PyList_GET_SIZE(args[0]);
-    Py_ssize_t i = PyLong_AsSsize_t(args[10]);
-    if (i < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "begin must not be negative");
-    PyObject *result = NULL;
-    struct lot lot;
-    if (acquire_lot(&lot, n, args + 3) < 0)
+    if (nargs != 8)
+        return PyErr_Format(PyExc_TypeError, "cut_jpegs takes 8 arguments, got %zd", nargs);
+    struct jpegs jpegs;
+    struct batch batch;
+    if (take_jpegs(&jpegs, args[1], args[2]) < 0)
         return NULL;
-    int *heights = PyMem_Calloc(2 * (size_t)n + 1, sizeof *heights), *widths = heights + n;
-    Py_buffer *jpegs = PyMem_Calloc((size_t)n + 1, sizeof *jpegs);
-    Py_ssize_t held = 0;
-    if (heights == NULL || jpegs == NULL) {
-        PyErr_NoMemory();
-    } else if (read_numbers(args[1], heights, n) == 0 && read_numbers(args[2], widths, n) == 0 &&
-               (held = acquire_jpegs(args[0], jpegs, n)) == n) {
-        struct workspace work = {0};
-        struct timing timing = {0};
-        enum outcome outcome = DONE;
-        Py_BEGIN_ALLOW_THREADS;
-        struct decoder *decoder = new_decoder();
-        if (decoder == NULL)
-            outcome = NO_MEMORY;
-        for (; outcome == DONE && i < n; i++) {
-            outcome = decode_and_cut(decoder, &jpegs[i], heights[i], widths[i], &lot, i, &work, &timing);
-            if (outcome != DONE)
-                break;
+    PyObject *statuses = NULL;
+    struct workspaces *work = take_workspace(args[0]);
+    if (work != NULL) {
+        if (take_batch(&batch, jpegs.n, args + 3) == 0) {
+            batch.finish.avx2 = work->avx2;
+            statuses = PyBytes_FromStringAndSize(NULL, jpegs.n);
+            if (statuses != NULL) {
+                char *status = PyBytes_AsString(statuses);
+                Py_BEGIN_ALLOW_THREADS;
+                for (Py_ssize_t i = 0; i < jpegs.n; i++)
+                    status[i] = (char)cut_one_jpeg(work, &jpegs, &batch, i);
+                Py_END_ALLOW_THREADS;
+            }
+            release_batch(&batch);
         }
-        free_decoder(decoder);
-        free_workspace(&work);
-        Py_END_ALLOW_THREADS;
-        if (outcome == DONE || outcome == NOT_DECODED)
-            result = Py_BuildValue("ndd", i, timing.decode, timing.resize);
-        else
-            fail(outcome, i);
+        work->busy = 0;
     }
-    for (Py_ssize_t k = 0; k < held; k++)
-        PyBuffer_Release(&jpegs[k]);
-    PyMem_Free(jpegs);
-    PyMem_Free(heights);
-    release_lot(&lot);
+    release_jpegs(&jpegs);
+    return statuses;
+}
+
+PyDoc_STRVAR(
+    decode_doc,
+    "decode(workspace, jpeg, seek, plan, out)\n--\n\n"
+    "A box of a JPEG, at its own size.\n\n"
+    "Args:\n"
+    "    jpeg, seek: as in `cut_jpegs`.\n"
+    "    plan: int32 (6,): height and width of the image; top, left, height and width of the box.\n"
+    "    out: uint8 (height, width, 3), written.\n\n"
+    "Returns:\n"
+    "    The status, an index into `STATUSES`."
+);
+
+static enum jpeg_status decode_box(
+    struct workspaces *work, const struct encoded *image, const struct box *box, uint8_t *out
+) {
+    struct row_source *rows;
+    enum jpeg_status status = open_crop(work->decoder, image, box, 1, &rows);
+    for (int y = 0; y < box->height && status == JPEG_OK; y++, out += 3 * (size_t)box->width) {
+        while (rows->end <= y && status == JPEG_OK)
+            status = rows->more(rows, y);
+        if (status == JPEG_OK)
+            memcpy(out, rows->pixels + (size_t)(y - rows->first) * rows->stride, 3 * (size_t)box->width);
+    }
+    return status;
+}
+
+static PyObject *decode(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *capsule;
+    Py_buffer jpeg, seek, plan, out;
+    if (!PyArg_ParseTuple(args, "Oy*z*y*w*", &capsule, &jpeg, &seek, &plan, &out))
+        return NULL;
+    PyObject *result = NULL;
+    struct workspaces *work = take_workspace(capsule);
+    if (work != NULL) {
+        const int32_t *p = plan.buf;
+        if (plan.len != 24 || p[4] < 1 || p[5] < 1 || out.len != 3 * (Py_ssize_t)p[4] * p[5]) {
+            PyErr_SetString(PyExc_ValueError, "plan must be int32 (6,), and out uint8 (height, width, 3)");
+        } else {
+            const struct encoded image = {
+                .bytes = jpeg.buf, .length = (size_t)jpeg.len, .height = p[0], .width = p[1],
+                .row_starts = seek.len ? seek.buf : NULL, .row_starts_length = (size_t)seek.len,
+            };
+            const struct box box = {.top = p[2], .left = p[3], .height = p[4], .width = p[5]};
+            enum jpeg_status status;
+            Py_BEGIN_ALLOW_THREADS;
+            status = decode_box(work, &image, &box, out.buf);
+            Py_END_ALLOW_THREADS;
+            result = PyLong_FromLong(status);
+        }
+        work->busy = 0;
+    }
+    PyBuffer_Release(&jpeg);
+    PyBuffer_Release(&seek);
+    PyBuffer_Release(&plan);
+    PyBuffer_Release(&out);
     return result;
 }
 
-#endif
+PyDoc_STRVAR(
+    row_starts_doc,
+    "row_starts(workspace, jpeg)\n--\n\n"
+    "Decode all coefficients of a JPEG, and find where its MCU rows begin.\n\n"
+    "Returns:\n"
+    "    (status, height, width, row starts): an index into `STATUSES`, pixels, and bytes as docs/format.md has them, none\n"
+    "    for an image with restart markers or of one MCU row. Where the status is 0, libjpeg-turbo decodes the image\n"
+    "    without a warning."
+);
+
+static PyObject *row_starts(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *capsule;
+    Py_buffer jpeg;
+    if (!PyArg_ParseTuple(args, "Oy*", &capsule, &jpeg))
+        return NULL;
+    PyObject *result = NULL;
+    struct workspaces *work = take_workspace(capsule);
+    if (work != NULL) {
+        const size_t room = (size_t)MAX_SIDE / 8 * ROW_START_BYTES + ROW_START_BYTES;
+        size_t length = 0;
+        int height = 0, width = 0;
+        enum jpeg_status status = JPEG_NO_MEMORY;
+        uint8_t *starts;
+        Py_BEGIN_ALLOW_THREADS;
+        starts = reserve(&work->pixels, room);
+        if (starts != NULL)
+            status = find_row_starts(work->decoder, jpeg.buf, (size_t)jpeg.len, starts, room, &length, &height, &width);
+        Py_END_ALLOW_THREADS;
+        const Py_ssize_t known = status == JPEG_OK ? (Py_ssize_t)length : 0;
+        result = Py_BuildValue("iiiy#", (int)status, height, width, (char *)starts, known);
+        work->busy = 0;
+    }
+    PyBuffer_Release(&jpeg);
+    return result;
+}
 
 /* ---- the module ---- */
 
 static PyMethodDef methods[] = {
-#ifdef WITH_JPEG
+    {"workspace", workspace, METH_VARARGS, workspace_doc},
     {"cut_jpegs", (PyCFunction)(void (*)(void))cut_jpegs, METH_FASTCALL, cut_jpegs_doc},
-#endif
     {"cut_pixels", (PyCFunction)(void (*)(void))cut_pixels, METH_FASTCALL, cut_pixels_doc},
+    {"decode", decode, METH_VARARGS, decode_doc},
+    {"row_starts", row_starts, METH_VARARGS, row_starts_doc},
     {NULL, NULL, 0, NULL},
+};
+
+static int add_statuses(PyObject *module) {
+    const Py_ssize_t n = (Py_ssize_t)(sizeof status_names / sizeof *status_names);
+    PyObject *names = PyTuple_New(n);
+    for (Py_ssize_t i = 0; names != NULL && i < n; i++) {
+        PyObject *name = PyUnicode_FromString(status_names[i]);
+        if (name == NULL || PyTuple_SetItem(names, i, name) < 0) {
+            Py_DECREF(names);
+            return -1;
+        }
+    }
+    const int failed = names == NULL || PyModule_AddObject(module, "STATUSES", names) < 0;
+    if (failed)
+        Py_XDECREF(names);
+    return failed || PyModule_AddStringConstant(module, "KERNELS", choose_kernels(NULL)->name) < 0 ? -1 : 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)add_statuses},
+    {0, NULL},
 };
 
 static struct PyModuleDef module = {
     .m_base = PyModuleDef_HEAD_INIT, .m_name = "_native",
-    .m_doc = "Crops of images, cut and resized outside Python.", .m_size = 0, .m_methods = methods,
+    .m_doc = "Crops of images, decoded, cut and resized outside Python.", .m_size = 0, .m_methods = methods,
+    .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

@@ -1,7 +1,7 @@
 /* The rows are mixed first and the columns of each mixed row while it lies in the first-level cache: a crop is mostly
  * taller than the output, so the columns, which cost more, are mixed for fewer rows.
  *
- * Weights are 14-bit whole numbers that add up to one exactly, so an even image keeps its value. */
+ * Weights are 14-bit whole numbers that add up to one exactly, so an even picture keeps its value. */
 
 #include "resize.h"
 
@@ -9,11 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(PLAIN)
-#define HAVE_AVX2_CODE 1
-#include <immintrin.h>
-#define AVX2_INLINE __attribute__((target("avx2"), always_inline)) static inline
-#endif
+#include "jpeg.h"
 
 #define WEIGHT_BITS 14
 #define ONE (1 << WEIGHT_BITS)
@@ -100,7 +96,7 @@ static void mix_columns_plain(const uint8_t *row, const struct axis *axis, int s
 }
 
 /* The compiler makes vector code of these loops, for AVX2 where they are inlined into code for it. */
-static inline __attribute__((always_inline)) void finish_row(
+ALWAYS_INLINE void finish_row(
     const uint8_t *row, const struct finish *finish, int n, void *out
 ) {
     const float *scale = finish->scale, *bias = finish->bias;
@@ -123,16 +119,16 @@ static void finish_row_plain(const uint8_t *row, const struct finish *finish, in
     finish_row(row, finish, n, out);
 }
 
-#ifdef HAVE_AVX2_CODE
+#if HAVE_X86
 
-__attribute__((target("avx2,fma"))) static void finish_row_avx2(
+TARGET("avx2,fma") static void finish_row_avx2(
     const uint8_t *row, const struct finish *finish, int n, void *out
 ) {
     finish_row(row, finish, n, out);
 }
 
 /* As `mix_rows_plain`, where `last` is the last row that exists. Two rows at a time: their bytes side by side, widened, multiplied with both weights and added in one instruction. */
-__attribute__((target("avx2"))) static void mix_rows_avx2(
+TARGET("avx2") static void mix_rows_avx2(
     const uint8_t *row, const uint8_t *last, size_t stride, const int16_t *weights, int taps, int bytes, uint8_t *out
 ) {
     const __m256i half = _mm256_set1_epi32(HALF);
@@ -172,7 +168,7 @@ static void spread_weights(const struct axis *axis, int side, int16_t *spread) {
 
 /* Two output pixels, a half of the register each, four taps at a time: the colours of two neighbours are brought side by
  * side as 16-bit numbers, multiplied with both weights and added in one instruction. */
-AVX2_INLINE __m256i mix_two_pixels(const uint8_t *one, const uint8_t *two, const int16_t *spread, int taps) {
+TARGET("avx2") ALWAYS_INLINE __m256i mix_two_pixels(const uint8_t *one, const uint8_t *two, const int16_t *spread, int taps) {
     const __m256i near = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1)
     );
@@ -193,7 +189,7 @@ AVX2_INLINE __m256i mix_two_pixels(const uint8_t *one, const uint8_t *two, const
 }
 
 /* Four output pixels at a time; `taps` are those of `axis`, known to the compiler where they are four. */
-AVX2_INLINE void mix_columns_by_taps(
+TARGET("avx2") ALWAYS_INLINE void mix_columns_by_taps(
     const uint8_t *row, const struct axis *axis, const int16_t *spread, int taps, int side, int mirrored, uint8_t *out
 ) {
     const __m128i in_order = _mm_setr_epi8(0, 1, 2, 8, 9, 10, 4, 5, 6, 12, 13, 14, -1, -1, -1, -1);
@@ -220,7 +216,7 @@ AVX2_INLINE void mix_columns_by_taps(
     }
 }
 
-__attribute__((target("avx2"))) static void mix_columns_avx2(
+TARGET("avx2") static void mix_columns_avx2(
     const uint8_t *row, const struct axis *axis, const int16_t *spread, int side, int mirrored, uint8_t *out
 ) {
     if (axis->taps == 4)
@@ -253,58 +249,92 @@ static void *take(char **memory, size_t size) {
     return taken;
 }
 
-int resize_region(
-    struct workspace *work, const struct region *region, const struct target *target, const struct finish *finish,
-    void *out
+int rows_kept(int height, int target_height) {
+    return most_taps(height, target_height, 2);
+}
+
+/* What a resize works with: weights of both axes and a mixed row. */
+struct plan {
+    struct axis rows, columns;
+    int16_t *spread;
+    uint8_t *mixed, *whole;
+    int avx2;
+};
+
+static int make_plan(
+    struct workspace *work, int height, int width, const struct target *target, int avx2, struct plan *plan
 ) {
-    const int side = target->side, places = round_up(side, 4), bytes = 3 * region->width;
-    struct axis rows = {.taps = most_taps(region->height, target->height, 2)};
-    struct axis columns = {.taps = most_taps(region->width, target->width, 4)};
-    const size_t taps = (size_t)rows.taps + columns.taps;
+    const int side = target->side, places = round_up(side, 4), bytes = 3 * width;
+    struct axis *rows = &plan->rows, *columns = &plan->columns;
+    rows->taps = most_taps(height, target->height, 2), columns->taps = most_taps(width, target->width, 4);
+    const size_t taps = (size_t)rows->taps + columns->taps;
     /* Whole vectors are written, and the last pixel's taps reach past the row. */
-    const size_t mixed_size = (size_t)bytes + 3 * columns.taps + 2 * ROW_SLACK;
-    char *memory = reserve(work, mixed_size + places * (8 + 2 * taps + 8 * columns.taps + 3) + 8 * taps + 9 * 64);
+    const size_t mixed_size = (size_t)bytes + 3 * columns->taps + 2 * ROW_SLACK;
+    char *memory = reserve(work, mixed_size + places * (8 + 2 * taps + 8 * columns->taps + 3) + 8 * taps + 9 * 64);
     if (memory == NULL)
-        return -1;
+        return JPEG_NO_MEMORY;
     memory += -(uintptr_t)memory % 64;
-    uint8_t *mixed = take(&memory, mixed_size);
-    rows.first = take(&memory, places * sizeof *rows.first);
-    columns.first = take(&memory, places * sizeof *columns.first);
-    rows.weights = take(&memory, places * rows.taps * sizeof *rows.weights);
-    columns.weights = take(&memory, places * columns.taps * sizeof *columns.weights);
-    int16_t *spread = take(&memory, 4 * (size_t)places * columns.taps * sizeof *spread);
-    uint8_t *whole = take(&memory, 3 * (size_t)places);
+    plan->mixed = take(&memory, mixed_size);
+    rows->first = take(&memory, places * sizeof *rows->first);
+    columns->first = take(&memory, places * sizeof *columns->first);
+    rows->weights = take(&memory, places * rows->taps * sizeof *rows->weights);
+    columns->weights = take(&memory, places * columns->taps * sizeof *columns->weights);
+    plan->spread = take(&memory, 4 * (size_t)places * columns->taps * sizeof *plan->spread);
+    plan->whole = take(&memory, 3 * (size_t)places);
     double *exact = take(&memory, taps * sizeof *exact);
-    plan_axis(&rows, exact, region->height, target->height, target->top, side);
-    plan_axis(&columns, exact, region->width, target->width, target->left, side);
+    plan_axis(rows, exact, height, target->height, target->top, side);
+    plan_axis(columns, exact, width, target->width, target->left, side);
     for (int i = side; i < places; i++)
-        columns.first[i] = 0;
-    memset(mixed + bytes, 0, mixed_size - bytes);
-    const uint8_t *last = region->pixels + (region->height - 1) * region->stride;
-#ifdef HAVE_AVX2_CODE
-    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        columns->first[i] = 0;
+    memset(plan->mixed + bytes, 0, mixed_size - bytes);
+    plan->avx2 = avx2;
+#if HAVE_X86
     if (avx2)
-        spread_weights(&columns, side, spread);
+        spread_weights(columns, side, plan->spread);
 #endif
-    const size_t row_bytes = 3 * (size_t)side * finish->kind;
-    char *to = out;
-    for (int y = 0; y < side; y++, to += row_bytes) {
-        const uint8_t *row = region->pixels + rows.first[y] * region->stride;
-        const int16_t *weights = rows.weights + (size_t)y * rows.taps;
-        uint8_t *done = finish->kind == AS_UINT8 ? (uint8_t *)to : whole;
-#ifdef HAVE_AVX2_CODE
-        if (avx2) {
-            mix_rows_avx2(row, last, region->stride, weights, rows.taps, bytes, mixed);
-            mix_columns_avx2(mixed, &columns, spread, side, target->mirrored, done);
-            if (finish->kind != AS_UINT8)
-                finish_row_avx2(done, finish, 3 * side, to);
-            continue;
-        }
-#endif
-        mix_rows_plain(row, region->stride, weights, rows.taps, bytes, mixed);
-        mix_columns_plain(mixed, &columns, side, target->mirrored, done);
+    return JPEG_OK;
+}
+
+/* Output row y from the rows at `row`, of which `last` is the last that is there. */
+static void make_row(
+    const struct plan *plan, int y, const uint8_t *row, const uint8_t *last, size_t stride, int width,
+    const struct target *target, const struct finish *finish, void *to
+) {
+    const int side = target->side, bytes = 3 * width;
+    const int16_t *weights = plan->rows.weights + (size_t)y * plan->rows.taps;
+    uint8_t *done = finish->kind == AS_UINT8 ? to : plan->whole;
+#if HAVE_X86
+    if (plan->avx2) {
+        mix_rows_avx2(row, last, stride, weights, plan->rows.taps, bytes, plan->mixed);
+        mix_columns_avx2(plan->mixed, &plan->columns, plan->spread, side, target->mirrored, done);
         if (finish->kind != AS_UINT8)
-            finish_row_plain(done, finish, 3 * side, to);
+            finish_row_avx2(done, finish, 3 * side, to);
+        return;
     }
-    return 0;
+#endif
+    (void)last;
+    mix_rows_plain(row, stride, weights, plan->rows.taps, bytes, plan->mixed);
+    mix_columns_plain(plan->mixed, &plan->columns, side, target->mirrored, done);
+    if (finish->kind != AS_UINT8)
+        finish_row_plain(done, finish, 3 * side, to);
+}
+
+int resize_box(
+    struct workspace *work, struct row_source *rows, int height, int width, const struct target *target,
+    const struct finish *finish, void *out
+) {
+    struct plan plan;
+    int status = make_plan(work, height, width, target, finish->avx2, &plan);
+    char *to = out;
+    for (int y = 0; y < target->side && status == JPEG_OK; y++, to += 3 * (size_t)target->side * finish->kind) {
+        const int first = plan.rows.first[y], end = first + plan.rows.taps < height ? first + plan.rows.taps : height;
+        while (rows->end < end && status == JPEG_OK)
+            status = rows->more(rows, first);
+        if (status != JPEG_OK)
+            return status;
+        const uint8_t *row = rows->pixels + (size_t)(first - rows->first) * rows->stride;
+        const uint8_t *last = rows->pixels + (size_t)(end - 1 - rows->first) * rows->stride;
+        make_row(&plan, y, row, last, rows->stride, width, target, finish, to);
+    }
+    return status;
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...images import CropArray, eval_resize, eval_size
+from ...images import CropArray, EvalGeometry
 
 if TYPE_CHECKING:
     import torch
@@ -47,18 +47,14 @@ def cut_train(boxes: CropArray, flips: npt.NDArray[np.bool_]) -> Cuts:
 def cut_eval(heights: npt.ArrayLike, widths: npt.ArrayLike, image_size: int, shorter_side: int | None = None) -> Cuts:
     """The centre that torchvision's Resize and CenterCrop would show, as one resize of a part of the source.
 
-    The shorter side is scaled to `shorter_side`, or to `eval_resize(image_size)` where that is None. The region reaches
-    as far beyond the centre as the filter does, so every pixel is what resizing the whole would give.
+    See `EvalGeometry`. The region reaches as far beyond the centre as the filter does, so every pixel is what resizing
+    the whole would give.
     """
-    old = np.stack([np.asarray(heights), np.asarray(widths)], axis=1).astype(np.int64)
-    new = np.stack(eval_size(old[:, 0], old[:, 1], shorter_side or eval_resize(image_size)), axis=1)
-    # torchvision's CenterCrop rounds the offset half to even.
-    offset = np.rint((new - image_size) / 2)
-    scale = old / new
-    begin, end = offset * scale, (offset + image_size) * scale
-    reach = np.ceil(np.maximum(scale, 1)) + 1
+    shown = EvalGeometry.of(heights, widths, image_size, shorter_side)
+    begin, end = shown.offsets * shown.scale, (shown.offsets + image_size) * shown.scale
+    reach = np.ceil(np.maximum(shown.scale, 1)) + 1
     first = np.maximum(np.floor(begin - reach), 0)
-    last = np.minimum(np.ceil(end + reach), old)
+    last = np.minimum(np.ceil(end + reach), shown.sizes)
     return Cuts(
         first.astype(np.int32),
         (last - first).astype(np.int32),
