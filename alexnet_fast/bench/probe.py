@@ -293,15 +293,17 @@ class _Worker:
         jpegs = s.reader.view_many(s.sample[part])
         t1 = time.perf_counter()
         plan, n = s.plan[part], len(jpegs)
+        begin_cpu = time.thread_time()
         self._cropper.jpegs(jpegs, None, plan, self._flips[:n], self._out[:n])
         t2 = time.perf_counter()
         # A worker decodes some rows and resizes them while they are in the cache, so decoding is timed a second time,
-        # alone; the rest of the time is the resize's.
+        # alone; the rest of the time is the resize's. Shares of CPU time, since other programs may take the core.
+        end_cpu = time.thread_time()
         for i, jpeg in enumerate(jpegs):
             crop = plan.crop(i)
             height, width = crop.size
             self._decoder.box(jpeg, None, height, width, crop.box)
-        decoded = min(time.perf_counter() - t2, t2 - t1)
+        decoded = (t2 - t1) * min(1.0, (time.thread_time() - end_cpu) / (end_cpu - begin_cpu))
         for name, seconds in zip(self.spent, (t1 - t0, decoded, t2 - t1 - decoded), strict=True):
             self.spent[name] += seconds
         return n

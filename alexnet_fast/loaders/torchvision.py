@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..dataset import ShardReader
-from ..errors import UsageError
 from ..system import choose_device, usable_cores
 from .base import check_options
 from .host import HostLoader
