@@ -245,7 +245,7 @@ def to_images(images: torch.Tensor) -> Pixels:
 def _draw_augmented(reader: ShardReader, path: Path, seed: int, image_size: int, backend: str) -> None:
     from .config import LoaderConfig
     from .loaders import open_loader
-    from .plots import EXTRA, INK, plot_grid
+    from .plots import INK, MAIN, plot_grid
 
     count = min(_GRID // 2, len(reader))
     if not count:
@@ -263,7 +263,7 @@ def _draw_augmented(reader: ShardReader, path: Path, seed: int, image_size: int,
         name = reader.info.classes[label].name.split(",")[0] if label >= 0 else "no label"
         shown += [read_image(reader, record), fed]
         captions += [_caption(reader, record), f"fed as label {label}\n({name})"]
-        colours += [INK, EXTRA]
+        colours += [INK, MAIN]
     what = "random crops and flips" if config.train else "the centre crop"
     title = (
         f"{reader.dataset.name}, {reader.split}: images, and what the network is fed at {image_size} pixels ({what})"

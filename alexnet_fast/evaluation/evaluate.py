@@ -48,10 +48,9 @@ def evaluate(
     if tta not in TTA:
         raise UsageError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
     info = read_dataset_info(dataset)
-    if not info.split(split).labelled:
-        raise UsageError(f"split {split!r} of {dataset} has no labels to compare with: use `alexnet-fast predict`")
-    if info.split(split).records == 0:
-        raise UsageError(f"split {split!r} of {dataset} holds no images")
+    _check_split(info, split, dataset)
+    if report is not None and Path(report).exists() and not Path(report).is_dir():
+        raise UsageError(f"the report goes into a folder, and {report} is a file: give another --report")
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     place = choose_device(device)
@@ -82,6 +81,21 @@ def evaluate(
 
         result = replace(result, report=write_report(result, report))
     return result
+
+
+def _check_split(info: DatasetInfo, split: str, dataset: Path | str) -> None:
+    """Refuse a split that cannot be scored, and name those that can."""
+    usable = [name for name, found in info.splits.items() if found.labelled and found.records]
+    others = [name for name in usable if name != split]
+    hint = f"evaluate on another, as in --split {others[-1]}" if others else "pack a source that has one with labels"
+    if split not in info.splits:
+        raise UsageError(f"{dataset} has no split {split!r} (it has {', '.join(info.splits) or 'none'}): {hint}")
+    if not info.splits[split].labelled:
+        raise UsageError(
+            f"split {split!r} of {dataset} has no labels to compare with: use `alexnet-fast predict`, or {hint}"
+        )
+    if not info.splits[split].records:
+        raise UsageError(f"split {split!r} of {dataset} holds no images: {hint}")
 
 
 def _check_classes(trained: tuple[ClassInfo, ...], num_classes: int, info: DatasetInfo, dataset: Path | str) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from ..dataset import ShardReader
 from ..errors import UsageError
 from ..inspection import read_image
-from ..plots import fit_verdict, plot_confusion, plot_curves
+from ..plots import plot_confusion, plot_curves
 from ..system import write_file_atomically
+from ..training import fit_verdict
 from .result import EvalResult, confused_pairs, short_name
 
 _SIDE = 112  # pixels of an image on the page
@@ -88,7 +89,7 @@ def _page(result: EvalResult) -> str:
         _tiles(result),
     ]
     if rows:
-        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path, title=None, verdict=False))
+        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path))
         parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
     parts += ["<h2>Most confused</h2>", _confused(result, names)]
     parts += ["<h2>Classes</h2>", _classes(result, names)]

@@ -47,17 +47,52 @@ class EvalResult:
     probabilities: npt.NDArray[np.float32]
     report: Path | None = None
 
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """(classes, classes) int64: images of the row's class that were taken for the column's."""
-        n = len(self.classes)
-        cells = self.labels * n + self.predictions[:, 0]
+    def confusion(self, most: int = 1000) -> npt.NDArray[np.int64]:
+        """(n, n) int64: images of the row's class that were taken for the column's.
+
+        n is the number of classes; of more than `most` classes, neighbours share a row and a column, for the whole
+        matrix of 12,000 classes takes 1.2 GB.
+        """
+        share = -(-len(self.classes) // most)
+        n = -(-len(self.classes) // share)
+        cells = self.labels // share * n + self.predictions[:, 0] // share
         return np.bincount(cells, minlength=n * n).reshape(n, n)
 
+    def images_of_classes(self) -> npt.NDArray[np.int64]:
+        """(classes,) int64: the images of each class."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def hits_of_classes(self) -> npt.NDArray[np.int64]:
+        """(classes,) int64: the images of each class that were taken for it."""
+        return np.bincount(self.labels[self.predictions[:, 0] == self.labels], minlength=len(self.classes))
+
+    @property
+    def balanced_top1(self) -> float:
+        """Top-1 where every class counts alike: the mean of the classes' own, over those that have images."""
+        total, right = self.images_of_classes(), self.hits_of_classes()
+        there = total > 0
+        return float((right[there] / total[there]).mean())
+
+    @property
+    def largest_class(self) -> tuple[int, float]:
+        """(label, share of the images) of the class with the most images."""
+        total = self.images_of_classes()
+        label = int(total.argmax())
+        return label, float(total[label] / max(1, self.images))
+
     def as_dict(self) -> dict[str, Any]:
-        """{split, images, pictures, top1, top5, loss, tta}; accuracies are fractions, pictures is images' old name."""
+        """{split, images, pictures, top1, balanced_top1, top5, loss, tta, largest_class, largest_share}.
+
+        Accuracies and the share are fractions, largest_class is a wnid, and pictures is images' old name.
+        """
         names = {"split": "split", "images": "images", "pictures": "images"}
-        names |= {name: name for name in ("top1", "top5", "loss", "tta")}
-        return {key: getattr(self, name) for key, name in names.items()}
+        names |= {name: name for name in ("top1", "balanced_top1", "top5", "loss", "tta")}
+        label, share = self.largest_class
+        return {
+            **{key: getattr(self, name) for key, name in names.items()},
+            "largest_class": self.classes[label].wnid,
+            "largest_share": share,
+        }
 
     def write_json(self, path: Path) -> None:
         """Write `as_dict` to `path`."""
@@ -67,33 +102,58 @@ class EvalResult:
         """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
         how = "" if self.tta == "none" else f", {self.tta}"
         rate = self.images / self.seconds
+        images = f"{self.images:,} image{'s' * (self.images != 1)}"
         lines = [
-            f"{self.description}, on {self.images:,} images of split {self.split}{how}:",
+            f"{self.description}, on {images} of split {self.split}{how}:",
             f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} images/s)",
+            *self.caveats(),
         ]
         if self.report is not None:
             lines += [*class_lines(self), f"report: {self.report}"]
         return "\n".join(lines)
 
+    def caveats(self) -> list[str]:
+        """What has to be known to read the accuracies, a sentence each; [] where there is nothing."""
+        count = len(self.classes)
+        if count == 1:
+            return ["The data set has 1 class, so every answer is right and the accuracies say nothing."]
+        found = []
+        total = self.images_of_classes()
+        label, share = self.largest_class
+        if total.max() != total.min():
+            found.append(
+                "The classes are not of one size: balanced accuracy (each class counts alike) "
+                f"{self.balanced_top1:.2%}; always answering {short_name(self.classes[label].name)}, "
+                f"the largest class, gives {share:.2%}."
+            )
+        empty = int((total == 0).sum())
+        if empty:
+            found.append(f"{empty:,} of {count:,} classes {'has' if empty == 1 else 'have'} no image here.")
+        if count <= 5:
+            found.append(f"Top-5 counts all {count} classes, so it is always 100%.")
+        return found
+
 
 def confused_pairs(result: EvalResult, most: int = 12) -> list[tuple[int, int, int, float]]:
-    """(true label, predicted label, images, share of the true class's), the largest shares first."""
-    counts = result.confusion()
-    total = counts.sum(1)
-    off = counts.copy()
-    np.fill_diagonal(off, 0)
-    share = off / np.maximum(1, total)[:, None]
-    order = np.argsort(-share, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(cell), len(counts)) for cell in order]
-    return [(t, p, int(off[t, p]), float(share[t, p])) for t, p in pairs if off[t, p]]
+    """(true label, predicted label, images, share of the true class's), the largest shares first.
+
+    Only pairs that occur take memory, however many classes there are.
+    """
+    n, total = len(result.classes), result.images_of_classes()
+    taken = result.predictions[:, 0]
+    wrong = taken != result.labels
+    cells, counts = np.unique(result.labels[wrong] * n + taken[wrong], return_counts=True)
+    true, predicted = np.divmod(cells, n)
+    share = counts / total[true]
+    order = np.argsort(-share, kind="stable")[:most]
+    return [(int(true[i]), int(predicted[i]), int(counts[i]), float(share[i])) for i in order]
 
 
 def class_lines(result: EvalResult, most: int = 5) -> list[str]:
     """For the terminal: the hardest and easiest classes and the most confused pairs."""
-    counts = result.confusion()
-    total = counts.sum(1)
+    total, right = result.images_of_classes(), result.hits_of_classes()
     names = [short_name(c.name) for c in result.classes]
-    share: Mapping[int, float] = {int(i): counts[i, i] / total[i] for i in np.flatnonzero(total)}
+    share: Mapping[int, float] = {int(i): right[i] / total[i] for i in np.flatnonzero(total)}
     order = sorted(share, key=lambda label: share[label])
     lines = [f"hardest classes: {_listed(order[:most], share, names)}"]
     lines.append(f"easiest classes: {_listed(order[::-1][:most], share, names)}")

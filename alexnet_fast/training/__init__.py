@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .checkpoint import LoadedRun, load_run
 from .distributed import Ranks
+from .fit import fit_verdict
 from .run import TrainResult, train
 from .scoring import TTA, score
 from .step import Step
 
-__all__ = ["TTA", "LoadedRun", "Ranks", "Step", "TrainResult", "load_run", "score", "train"]
+__all__ = ["TTA", "LoadedRun", "Ranks", "Step", "TrainResult", "fit_verdict", "load_run", "score", "train"]

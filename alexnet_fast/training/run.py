@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..models import measured_gain
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
+from .fit import fit_verdict
 from .log import duration
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
 from .recipes import adapted
@@ -214,8 +215,6 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
 
 
 def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
-    from ..plots import fit_verdict
-
     trainer.draw()
     rows, clock, steps = trainer.rows, trainer.clock, trainer.step.done
     best = trainer.best_row()

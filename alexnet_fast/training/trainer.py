@@ -22,6 +22,7 @@ from ..system import NoProgress, Progress, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
 from .distributed import Ranks
+from .fit import fit_verdict
 from .log import epoch_line, step_note
 from .plan import Plan, resume_command
 from .recipes import training_size
@@ -225,8 +226,9 @@ class Trainer:
             return
         from ..plots import plot_curves
 
-        title = f"{self.plan.config.model}, {self.plan.recipe.name}: {self.folder.path.name}"
-        plot_curves(self.rows, self.folder.path / CURVES, title=title)
+        what, _, advice = fit_verdict(self.rows).partition(". ")
+        run = f"{self.plan.config.model}, recipe {self.plan.recipe.name}, run {self.folder.path.name}. {advice}"
+        plot_curves(self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run)
         self._drawn_at = time.monotonic()
 
     def best_row(self) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import torch
 import torchvision
 
 from alexnet_fast import LoaderConfig, TrainConfig, UsageError, evaluate, open_loader, train
+from alexnet_fast.dataset import ClassInfo
 from alexnet_fast.errors import DamagedDataError
+from alexnet_fast.evaluation import EvalResult
+from alexnet_fast.evaluation.result import class_lines, confused_pairs
 from alexnet_fast.models import Precision, choose_precision
 from alexnet_fast.models.precision import cpu_bf16_instructions
 from alexnet_fast.training import load_run
@@ -51,9 +56,15 @@ def test_the_scores_are_those_counted_by_hand(run, packed_small, tmp_path):
     result.write_json(tmp_path / "scores.json")
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content == {
-        "split": "val", "images": 23, "pictures": 23, "top1": result.top1, "top5": 1.0, "loss": result.loss,
-        "tta": "none",
+        "split": "val", "images": 23, "pictures": 23, "top1": result.top1, "balanced_top1": result.balanced_top1,
+        "top5": 1.0, "loss": result.loss, "tta": "none", "largest_class": "n00000000", "largest_share": 6 / 23,
     }  # fmt: skip
+    hits, sizes = (logits.argmax(1) == labels).float(), labels.bincount()
+    own = [hits[labels == label].mean().item() for label in range(4)]
+    assert sizes.tolist() == [6, 6, 6, 5] and result.balanced_top1 == pytest.approx(sum(own) / 4)
+    assert f"balanced accuracy (each class counts alike) {result.balanced_top1:.2%}" in result.closing_lines()
+    assert "always answering class 0, the largest class, gives 26.09%" in result.closing_lines()
+    assert "Top-5 counts all 4 classes" in result.closing_lines()
     assert "top-1" in result.closing_lines() and "best.pt" in result.closing_lines()
 
 
@@ -97,7 +108,10 @@ def test_ten_crop_sees_the_whole_centre_square(packed):
 
 def test_what_cannot_be_evaluated_is_refused(run, packed_small, tmp_path):
     for options, message in (
-        ({"split": "test"}, "no labels to compare with"),
+        (
+            {"split": "test"},
+            "no labels to compare with: use `alexnet-fast predict`, or evaluate on another, as in --split val",
+        ),
         ({"split": "dev"}, "no split 'dev'"),
         ({"tta": "twelve"}, "tta must be one of"),
     ):
@@ -160,3 +174,43 @@ def test_precision_follows_the_cpus_instructions(tmp_path):
     assert choose_precision("fp32", torch.device("cpu")).dtype == torch.float32
     with pytest.raises(UsageError, match="fp16"):
         choose_precision("fp16", torch.device("cpu"))
+
+
+def outcome(labels, predictions, classes):
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    right = predictions == labels
+    return EvalResult(
+        run=Path("run"), dataset=Path("data"), split="val", tta="none", description="alexnet", images=len(labels),
+        loss=1.0, top1=float(right.mean()), top5=1.0, seconds=1.0, labels=labels, predictions=predictions[:, None],
+        classes=tuple(ClassInfo(index=i, wnid=f"n{i}", name=f"class {i}") for i in range(classes)),
+        probabilities=np.ones((len(labels), 1), np.float32),
+    )  # fmt: skip
+
+
+def test_a_large_class_is_told_from_skill():
+    labels = [0] * 300 + [1] * 4 + [2] * 4
+    result = outcome(labels, [0] * 308, 3)
+    lines = result.closing_lines()
+    assert "top-1 97.40%" in lines and "balanced accuracy (each class counts alike) 33.33%" in lines
+    assert "always answering class 0, the largest class, gives 97.40%" in lines
+    even = outcome([0, 1, 2] * 5, [0] * 15, 3).closing_lines()
+    assert "balanced" not in even
+    assert "2 of 6 classes have no image here" in outcome([0, 1, 2, 3], [0] * 4, 6).closing_lines()
+    assert "1 class, so every answer is right" in outcome([0] * 3, [0] * 3, 1).closing_lines()
+
+
+def test_confusions_of_many_classes_take_the_memory_of_the_pairs_that_occur():
+    random = np.random.default_rng(0)
+    labels, predictions = random.integers(0, 12_000, (2, 30_000))
+    result = outcome(labels, predictions, 12_000)
+    tracemalloc.start()
+    pairs, lines, drawn = confused_pairs(result), class_lines(result), result.confusion()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6  # the whole matrix would take 1.2 GB
+    assert drawn.shape == (1000, 1000) and drawn.sum() == 30_000
+    assert drawn[3].sum() == ((labels >= 36) & (labels < 48)).sum()
+    true, predicted, count, share = pairs[0]
+    together = (labels == true) & (predictions == predicted)
+    assert count == together.sum() and share == count / (labels == true).sum()
+    assert len(lines) == 3
