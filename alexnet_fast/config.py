@@ -255,8 +255,8 @@ class BenchConfig:
         out: folder for bench-loader.json, .md and .png; None: nothing is written.
         model: whose demand is measured; 'none' for no network's.
         baseline: an ordinary folder of class folders to sweep with ImageFolder and DataLoader as well.
-        prefetch, seed: as in `LoaderConfig`.
-        persistent_workers: workers live from one epoch to the next, else each epoch starts them anew.
+        persistent_workers: the baseline's workers live from one epoch to the next, else each epoch starts them anew.
+        seed: as in `LoaderConfig`.
         timeout: seconds without a sign of life after which a cell counts as hung.
     """
 
@@ -278,8 +278,7 @@ class BenchConfig:
     )  # fmt: skip
     image_size: int = option(224, whole(8), "Side of the crops, pixels.")
     seconds: float = option(5.0, NUMBER_ABOVE_0, "Measuring time a setting.", metavar="S")
-    prefetch: int = option(2, whole(1), "Batches prepared ahead, over all workers.")
-    persistent_workers: bool = option(True, SWITCH, "Keep workers between epochs.")
+    persistent_workers: bool = option(True, SWITCH, "Of --baseline: whether its workers live over epochs.")
     model: str = option("alexnet", one_of(*MODELS, "none"), "Whose demand to measure.")
     baseline: Path | str | None = option(None, PLACE, "Also sweep ImageFolder + DataLoader on it.", metavar="FOLDER")
     timeout: float = option(120.0, NUMBER_ABOVE_0, "A setting silent for so many seconds is hung.", metavar="S")

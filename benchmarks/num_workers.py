@@ -117,7 +117,7 @@ def open_batches(case: dict[str, Any], train: Path, packed: Path) -> Any:
 
 def measure(case: dict[str, Any], train: Path, packed: Path) -> dict[str, Any]:
     """Seconds to each epoch's first batch and to its end, and CPU seconds over all processes."""
-    from alexnet_fast.bench.processes import possible_cpu_seconds, tree_usage
+    from alexnet_fast.system.processes import possible_cpu_seconds, tree_usage
 
     load = os.getloadavg()[0]  # of the last minute: what else the machine was doing
     batches = open_batches(case, train, packed)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,34 +73,34 @@ def bench_pack(images: Path, work: Path, seconds: float) -> tuple[list[Row], dic
 
 def bench_loaders(images: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
     """Our backends and ImageFolder under a DataLoader, each with as many workers as cores, alternating."""
-    from alexnet_fast.bench.results import BASELINE
-    from alexnet_fast.bench.sweep import CellError, run_cell
+    from alexnet_fast.bench.measure import FolderConfig
+    from alexnet_fast.bench.results import BASELINE, OK, Setting
+    from alexnet_fast.bench.sweep import Cell
+    from alexnet_fast.config import LoaderConfig
     from alexnet_fast.system import usable_cores
 
-    common = {"num_workers": usable_cores(), "pin_memory": False, "batch_size": 32, "image_size": 224, "prefetch": 2}
-    loaders: dict[str, dict[str, Any]] = {
-        name: {**common, "backend": name, "dataset": str(packed), "dtype": "float32", "device": "auto"}
+    device, workers = best_device(), usable_cores()
+    common: dict[str, Any] = {"num_workers": workers, "pin_memory": False, "batch_size": 32}
+    configs: dict[str, Any] = {
+        name: LoaderConfig(dataset=packed, backend=name, image_size=224, **common)
         for name in ("torchvision", "dali", "resident")
     }
-    loaders[BASELINE] = {**common, "backend": BASELINE, "folder": str(images)}
-    device = best_device()
-    results: dict[str, Any] = {name: [] for name in loaders}
+    configs[BASELINE] = FolderConfig(folder=str(images), image_size=224, device=device, **common)
+    cells = {
+        name: Cell(setting=Setting(backend=name, **common), config=config, device=device, seconds=seconds)
+        for name, config in configs.items()
+    }
     for _ in range(2):
-        for name, loader in loaders.items():
-            task = {
-                "kind": "loader", "loader": loader, "device": device, "persistent": True, "seconds": seconds,
-                "whole_epochs": False,
-            }  # fmt: skip
-            try:
-                results[name].append(run_cell(task, 120).get("slice", "images_per_s"))
-            except CellError as error:
-                results[name] = str(error)
-                break
-    rows = []
-    for name, rates in results.items():
-        figure = rates if isinstance(rates, str) else f"{median(rates):,.0f} images/s" if rates else "not measured"
+        for cell in cells.values():
+            if cell.status == OK:
+                cell.measure(120)
+    rows, results = [], {}
+    for name, cell in cells.items():
+        row = cell.row()
+        results[name] = list(row.repeats) if row.ok else row.status
+        figure = f"{row.rate:,.0f} images/s" if row.ok else row.status
         rows.append(("loaders", "ImageFolder + DataLoader" if name == BASELINE else name, figure))
-    return rows, {"workers": common["num_workers"], "pictures_per_s": results}
+    return rows, {"workers": workers, "pictures_per_s": results}
 
 
 def bench_sweep(images: Path, packed: Path, seconds: float) -> tuple[list[Row], dict[str, Any]]:
@@ -120,19 +121,20 @@ def bench_sweep(images: Path, packed: Path, seconds: float) -> tuple[list[Row], 
 
 def bench_step(seconds: float) -> tuple[list[Row], dict[str, Any]]:
     """A training step of each network on images that lie on the device."""
-    from alexnet_fast.bench.sweep import CellError, run_cell
+    from alexnet_fast.bench.measure import measure_demand
     from alexnet_fast.config import MODELS
+    from alexnet_fast.errors import AlexNetFastError
+    from alexnet_fast.system import Child
 
     rows, results = [], {}
+    measure = partial(measure_demand, classes=1000, batch_size=32, image_size=224, seconds=seconds)
     for model in MODELS:
-        task = {
-            "kind": "demand", "model": model, "classes": 1000, "batch_size": 32, "image_size": 224, "device": "auto",
-            "seconds": seconds,
-        }  # fmt: skip
         try:
-            results[model] = run_cell(task, 300).by_name["demand"]
-            figure = f"{results[model]['images_per_s']:,.0f} images/s ({results[model]['precision']})"
-        except CellError as error:
+            with Child("alexnet_fast.bench.measure", keep_stderr=True) as child:
+                demand = child.call(measure, model, "auto", timeout=300)
+            results[model] = {name: getattr(demand, name) for name in ("images_per_s", "spread", "precision")}
+            figure = f"{demand.images_per_s:,.0f} images/s ({demand.precision})"
+        except AlexNetFastError as error:
             results[model], figure = {"error": str(error)}, str(error)
         rows.append(("step", model, figure))
     return rows, results

@@ -1,15 +1,16 @@
 """``alexnet-fast bench-loader``: which loader settings are best on this machine, and why.
 
-session.py   the whole of it: probe, demand, sweep, verdict, files
-probe.py     machine, data set, ms an image of each stage        demand.py  the network's own images/s
-sweep.py     the cells, interleaved over repeats                   cell.py    one measurement, in its own process
-verdict.py   figures -> setting and sentences; pure                results.py dataclasses and JSON
-tables.py, plot.py, display.py   what is shown and written         processes.py  CPU time and memory of a tree
+sweep.py      the whole of it: probe, demand, cells over their repeats, verdict, files; a child process each
+probe.py      in a child: machine, data set, ms an image of each stage
+measure.py    in a child: one loader, or the network's own images/s
+results.py    the figures as dataclasses, and their JSON
+verdict.py    figures -> setting; pure      sentences.py, reasons.py, words.py   figures -> sentences; pure
+report.py     what is shown and written
 """
 
 from __future__ import annotations
 
 from .results import BenchReport, Row, Setting, read_report
-from .session import bench_loader
+from .sweep import bench_loader
 
 __all__ = ["BenchReport", "Row", "Setting", "bench_loader", "read_report"]

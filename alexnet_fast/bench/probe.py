@@ -3,130 +3,143 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import LoaderConfig
 from ..dataset import ShardReader
 from ..errors import UsageError
-from ..images import (
-    Cropper,
-    ImageDecoder,
-    finish_batch,
-    output_array,
-    plan_train,
-    sample_crops,
-    sample_flips,
-)
-from ..loaders import epoch_order
+from ..images import Cropper, ImageDecoder, finish_batch, output_array, plan_train, sample_crops, sample_flips
+from ..loaders import Loader, epoch_order, open_loader
 from ..system import (
+    available_memory,
     cgroup_cpu_quota,
     choose_device,
     cpu_name,
     device_name,
     memory_bytes,
+    send_message,
     synchronize,
     usable_cores,
     versions,
 )
-from .scaling import measure_scaling
+from .results import Environment, Stages
 
 if TYPE_CHECKING:
     import torch
 
 _SAMPLE = 128  # records that each stage is measured on, at most
 _STAGE_SECONDS = 1.0  # and for how long
+_COLD_AT_ONCE = 8  # records dropped from the page cache before they are read: no more are left cold where time is up
 _JOB = 16  # images a job, as the loader's
-_MOST_AT_ONCE = 8  # threads, and processes, whose scaling is measured
+_BLOCK = 8 << 20
+# A split is read whole before the sweep where that takes no longer, and no more of the free memory, than this.
+_WARM_SECONDS, _WARM_SHARE = 10.0, 0.5
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "simplejpeg", "lmdb", "numpy")
 
 
-def probe(task: dict[str, Any], emit: Callable[..., None]) -> None:
-    """Emit ``ready``, ``environment``, ``stage`` after each stage, and ``stages``.
+@dataclass(frozen=True)
+class Probe:
+    """What `probe` found."""
+
+    environment: Environment
+    stages: Stages
+
+
+def probe(config: LoaderConfig, settings: dict[str, Any], warm_seconds: float) -> Probe:
+    """Look at the machine and the data set, and time each stage; its messages are 'ready' and signs of life.
 
     Args:
-        task: dataset, split, image_size, batch_size, device, seed, warm_seconds.
+        config: how the split would be read, its dtype still to be chosen.
+        settings: what was asked for, to be kept with the result.
+        warm_seconds: for how long records are read ahead of the sweep, where the split is too much to be read whole.
+
+    Raises:
+        UsageError: the device, the data set or its split is not there, or holds no images.
+        DamagedDataError: the data set is damaged.
     """
-    from ..models import choose_precision
-
-    device = choose_device(task["device"])
-    # The type that training asks its loader for here.
-    task = {**task, "dtype": str(choose_precision("auto", device).dtype).removeprefix("torch.")}
-    emit("ready")
-    reader = ShardReader(task["dataset"], task["split"])
+    device = choose_device(config.device)
+    send_message("ready")
+    assert config.dataset is not None
+    reader = ShardReader(config.dataset, config.split)
     if not len(reader):
-        raise UsageError(f"split {task['split']!r} of {task['dataset']} holds no images: pack some first")
-    emit("environment", **_environment(task, reader, device))
-    stages = _Stages(task, reader, device)
-    results: dict[str, Any] = {}
-    for measure in (stages.read_cold, stages.work, stages.threads, stages.hand_over, stages.device_side):
-        results |= measure()
-        emit("stage")  # a sign of life
-    emit("stages", **results)
+        raise UsageError(f"split {config.split!r} of {config.dataset} holds no images: pack some first")
+    stages = _Stages(config, reader, device)
+    environment = _environment(config, settings, reader, device)
+    found: dict[str, float | None] = {"collate": 0.0}
+    for measure in (stages.read_cold, stages.work, stages.device_side):
+        send_message("stage")
+        found |= measure()
+    send_message("warming")
     # All settings read the same records first, so the page cache must hold these for the first of them too.
-    stages.warm(task["warm_seconds"])
+    stages.warm(warm_seconds)
+    return Probe(environment, Stages(**found))
 
 
-def _environment(task: dict[str, Any], reader: ShardReader, device: torch.device) -> dict[str, Any]:
+def _environment(
+    config: LoaderConfig, settings: dict[str, Any], reader: ShardReader, device: torch.device
+) -> Environment:
     total, available = memory_bytes()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    backend, workers = _automatic(task, device)
-    return {
-        "device": device.type,
-        "device_name": device_name(device),
-        "machine": cpu_name(),
-        "cores": os.cpu_count() or 1,
-        "affinity": affinity,
-        "cpu_quota": cgroup_cpu_quota(),
-        "usable_cores": usable_cores(),
-        "memory_bytes": total,
-        "memory_available_bytes": available,
-        "dataset": Path(task["dataset"]).resolve().name,
-        "split": task["split"],
-        "records": len(reader),
-        "bytes": reader.split_info.bytes,
-        "classes": reader.info.num_classes,
-        "median_width": int(np.median(reader.index["width"])),
-        "median_height": int(np.median(reader.index["height"])),
-        "dtype": task["dtype"],
-        "backends": runnable_backends(task, reader, device),
-        "auto_backend": backend,
-        "auto_workers": workers,
-        "versions": {**versions(*_PACKAGES), "system": f"{platform.system()} {platform.machine()}"},
-    }
+    backend, workers = _automatic(config)
+    return Environment(
+        device=device.type,
+        device_name=device_name(device),
+        machine=cpu_name(),
+        cores=os.cpu_count() or 1,
+        affinity=affinity,
+        cpu_quota=cgroup_cpu_quota(),
+        usable_cores=usable_cores(),
+        memory_bytes=total,
+        memory_available_bytes=available,
+        dataset=Path(str(config.dataset)).resolve().name,
+        split=config.split,
+        records=len(reader),
+        bytes=reader.split_info.bytes,
+        classes=reader.info.num_classes,
+        median_width=int(np.median(reader.widths)),
+        median_height=int(np.median(reader.heights)),
+        dtype=str(config.dtype),
+        backends=tuple(runnable_backends(config)),
+        auto_backend=backend,
+        auto_workers=workers,
+        versions={**versions(*_PACKAGES), "system": f"{platform.system()} {platform.machine()}"},
+        settings=settings,
+    )
 
 
-def _sample_loader(task: dict[str, Any], backend: str) -> Any:
-    from ..config import LoaderConfig
-    from ..loaders import open_loader
+def dtype_of_training(device_name: str) -> str:
+    """The type that training asks its loader for on this device."""
+    from ..models import choose_precision  # the sweep itself does without torch
 
-    return open_loader(
-        LoaderConfig(
-            dataset=task["dataset"], split=task["split"], train=True, backend=backend, device=task["device"],
-            batch_size=task["batch_size"], image_size=task["image_size"], dtype=task["dtype"], seed=task["seed"],
-        )
-    )  # fmt: skip
+    return str(choose_precision("auto", choose_device(device_name)).dtype).removeprefix("torch.")
 
 
-def _automatic(task: dict[str, Any], device: torch.device) -> tuple[str, int]:
+def _with(config: LoaderConfig, backend: str) -> Loader:
+    return open_loader(replace(config, backend=backend))
+
+
+def _automatic(config: LoaderConfig) -> tuple[str, int]:
     """Backend and number of workers that 'auto' takes here: what a run without --loader-settings reads with."""
-    with _sample_loader(task, "auto") as loader:
+    with _with(config, "auto") as loader:
         name = loader.backend
         workers = getattr(loader, "num_workers", None)
     return name, usable_cores() if workers is None else int(workers)
 
 
-def runnable_backends(task: dict[str, Any], reader: ShardReader, device: torch.device) -> list[str]:
+def runnable_backends(config: LoaderConfig) -> list[str]:
     """Backends that can read this split here, the most usual first; the ceiling, synthetic, is not one."""
     found = []
     for name in ("torchvision", "dali", "resident"):
-        with contextlib.suppress(UsageError, ImportError), _sample_loader(task, name):
+        with contextlib.suppress(UsageError, ImportError), _with(config, name):
             found.append(name)
     return found
 
@@ -134,61 +147,94 @@ def runnable_backends(task: dict[str, Any], reader: ShardReader, device: torch.d
 class _Stages:
     """Times the stages one after another in one thread, on images as the first epoch draws them."""
 
-    def __init__(self, task: dict[str, Any], reader: ShardReader, device: torch.device) -> None:
+    def __init__(self, config: LoaderConfig, reader: ShardReader, device: torch.device) -> None:
         import torch
 
-        self._task, self.reader, self.device = task, reader, device
-        self.dtype = getattr(torch, task["dtype"])
-        self._order = epoch_order(len(reader), seed=task["seed"], epoch=0)
+        self._config, self.reader, self.device = config, reader, device
+        self.dtype = getattr(torch, str(config.dtype))
+        self._order = epoch_order(len(reader), seed=config.seed, epoch=0)
         self.sample = self._order[:_SAMPLE]
-        self.rows = reader.index[self.sample]
-        self.size = int(task["image_size"])
-        boxes = sample_crops(task["seed"], 0, self.sample, self.rows["height"], self.rows["width"])
-        self.plan = plan_train(boxes, self.rows["height"], self.rows["width"], self.size)
+        self.heights, self.widths = reader.heights[self.sample], reader.widths[self.sample]
+        self.size = config.image_size
+        boxes = sample_crops(config.seed, 0, self.sample, self.heights, self.widths)
+        self.plan = plan_train(boxes, self.heights, self.widths, self.size)
+        self._cold_bytes_per_s: float | None = None
+
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def read_cold(self) -> dict[str, float | None]:
-        """Records of one shard, just after that shard was dropped from the page cache.
+        """The sample's records, a few at a time just after these were dropped from the page cache.
 
-        One shard alone is dropped: the cache may be another program's too.
+        No more is dropped than is read again: what the cache holds else may be wanted.
         """
-        starts = np.cumsum([0] + [shard.records for shard in self.reader.split_info.shards])
-        shard = int(np.argmax(np.diff(starts)))
-        data = self.reader.dataset / self.reader.split_info.shards[shard].path / "data.mdb"
-        records = self._order[(self._order >= starts[shard]) & (self._order < starts[shard + 1])][:_SAMPLE]
-        self.reader.close()  # a mapped page is not dropped
-        if not drop_from_page_cache(data):
-            return {"read_cold": None}
-        begin, count = time.perf_counter(), 0
-        for record in records:
-            self.reader.read(int(record))
-            count += 1
-            if time.perf_counter() - begin > 2 * _STAGE_SECONDS:
-                break
-        return {"read_cold": (time.perf_counter() - begin) / count * 1000}
+        seconds, size, count = 0.0, 0, 0
+        while count < len(self.sample) and seconds < 2 * _STAGE_SECONDS:
+            some = self.sample[count : count + _COLD_AT_ONCE]
+            if not self.reader.evict(some):
+                return {"read_cold": None}
+            begin = time.perf_counter()
+            size += sum(len(self.reader.read(int(record))) for record in some)
+            seconds += time.perf_counter() - begin
+            count += len(some)
+        self._cold_bytes_per_s = size / seconds
+        # The stages of work read the same records again, which are in memory now.
+        self.sample, self.plan = self.sample[:count], self.plan[:count]
+        return {"read_cold": seconds / count * 1000}
 
-    def work(self) -> dict[str, float]:
-        """Read (from the cache), decode the crop's region, resize, on the CPU finish; and what collating would cost."""
+    def warm(self, seconds: float) -> None:
+        """Bring the split into the page cache, or what the sweep will read of it first, for so many seconds at most."""
+        size, free = self.reader.split_info.bytes, available_memory()
+        quick = self._cold_bytes_per_s is None or size / self._cold_bytes_per_s <= _WARM_SECONDS
+        if quick and (free is None or size <= _WARM_SHARE * free):
+            end = time.perf_counter() + _WARM_SECONDS
+            for _ in self._blocks():
+                if time.perf_counter() > end:
+                    return
+            return
+        end, count = time.perf_counter() + seconds, 2 * usable_cores()
+
+        def read(first: int) -> None:
+            for record in self._order[first::count]:
+                if time.perf_counter() > end:
+                    return
+                self.reader.read(int(record))
+
+        # As many readers as the widest setting has, which comes the furthest.
+        with ThreadPoolExecutor(count) as readers:
+            list(readers.map(read, range(count)))
+
+    def _blocks(self) -> Iterator[int]:
+        for shard in self.reader.split_info.shards:
+            with open(self.reader.dataset / shard.path / "data.mdb", "rb", buffering=0) as file:
+                while block := file.read(_BLOCK):
+                    yield len(block)
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def work(self) -> dict[str, float | None]:
+        """Read (from the cache), decode the crop's region, resize, on the CPU finish: CPU time of one thread."""
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             worker = _Worker(self)
-            worker.do(0)  # buffers and code paths are there from here on
+            jobs = -(-len(self.sample) // _JOB)
+            for job in range(jobs):  # every record is in memory, and buffers and code paths are there, from here on
+                worker.do(job)
             worker.spent = dict.fromkeys(worker.spent, 0.0)
             count = job = 0
-            while (total := sum(worker.spent.values())) < _STAGE_SECONDS or count < len(self.sample):
+            while (total := sum(worker.spent.values())) < _STAGE_SECONDS or job < jobs:
                 count += worker.do(job)
                 job += 1
                 if total > 4 * _STAGE_SECONDS:
                     break
+            spent: dict[str, float | None] = {name: s / count * 1000 for name, s in worker.spent.items()}
+            if self.device.type == "cpu":
+                spent["device_augment"] = self._normalising()
         finally:
             torch.set_num_threads(threads)
-        spent = {name: seconds / count * 1000 for name, seconds in worker.spent.items()}
-        if self.device.type == "cpu":
-            spent["device_augment"] = self._normalising()
-        images = list(self._empty_batch(int(self._task["batch_size"])))
-        return spent | {"collate": _milliseconds(lambda: torch.stack(images), len(images))}
+        return spent
 
     def _normalising(self) -> float:
         """ms an image that it takes a worker longer to hand out normalised images than uint8 ones."""
@@ -201,58 +247,20 @@ class _Stages:
         def milliseconds(dtype: str, value_bytes: int) -> float:
             cropper = Cropper(self.size, dtype)
             out = output_array(np.zeros(pixels.size * value_bytes, np.uint8), self.size, dtype)
-            return _milliseconds(lambda: cropper.pixels(pixels, numbers, plan, None, out), count)
+            return _milliseconds(lambda: cropper.pixels(pixels, numbers, plan, None, out), count, time.thread_time)
 
-        return max(0.0, milliseconds(self._task["dtype"], self.dtype.itemsize) - milliseconds("uint8", 1))
+        return max(0.0, milliseconds(str(self._config.dtype), self.dtype.itemsize) - milliseconds("uint8", 1))
 
-    def _empty_batch(self, count: int) -> torch.Tensor:
-        import torch
+    # -- the device ---------------------------------------------------------------------------------------------------
 
-        return torch.zeros((count, self.size, self.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-
-    def threads(self) -> dict[str, float | int | None]:
-        """How far threads of one process get in each other's way, and how far processes do in the same seconds."""
-        count = min(usable_cores(), _MOST_AT_ONCE)
-        if count < 2:
-            return {"threads": None, "thread_scaling": None, "process_scaling": None}
-        scaling = measure_scaling(_Maker(self), count, self._context())
-        return {"threads": count, "thread_scaling": scaling.threads, "process_scaling": scaling.processes}
-
-    def _context(self) -> Any:
-        import torch.multiprocessing as mp
-
-        # A process that uses a GPU must not fork; where it may, that is what a DataLoader does.
-        fork = "fork" in mp.get_all_start_methods() and self.device.type == "cpu"
-        return mp.get_context("fork" if fork else "spawn")
-
-    def hand_over(self) -> dict[str, float | None]:
-        """A uint8 batch from another process to this one, through shared memory, as a DataLoader's worker hands it."""
-        context = self._context()
-        asked, handed = context.SimpleQueue(), context.Queue()
-        batch = int(self._task["batch_size"])
-        worker = context.Process(target=_hand_batches, args=(asked, handed, batch, self.size), daemon=True)
-        worker.start()
-        try:
-            times = []
-            for _ in range(12):
-                asked.put(True)
-                begin = time.perf_counter()
-                images = handed.get(timeout=60)
-                times.append(time.perf_counter() - begin)
-                del images
-        finally:
-            asked.put(False)
-            worker.join(10)
-        return {"hand_over": float(np.median(times[2:])) / batch * 1000}
-
-    def device_side(self) -> dict[str, float]:
+    def device_side(self) -> dict[str, float | None]:
         """Host to device, then flip and normalise there."""
         import torch
 
         if self.device.type == "cpu":
             return {"copy": 0.0}  # a worker's image is where it is wanted, finished
-        batch = int(self._task["batch_size"])
-        host = self._empty_batch(batch)
+        batch = self._config.batch_size
+        host = torch.zeros((batch, self.size, self.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         if self.device.type == "cuda":
             host = host.pin_memory()
         copy = _milliseconds(lambda: self._synced(lambda: host.to(self.device)), batch)
@@ -265,17 +273,9 @@ class _Stages:
         work()
         synchronize(self.device)
 
-    def warm(self, seconds: float) -> None:
-        """Bring the records that the sweep will read first into the page cache, for so long at most."""
-        begin = time.perf_counter()
-        for record in self._order:
-            self.reader.read(int(record))
-            if time.perf_counter() - begin > seconds:
-                return
-
 
 class _Worker:
-    """Does what a worker of the torchvision backend does, a job at a time, and adds up how long each part takes."""
+    """Does what a worker of the torchvision backend does, a job at a time, and adds up the CPU time of each part."""
 
     def __init__(self, stages: _Stages) -> None:
         size = stages.size
@@ -289,76 +289,31 @@ class _Worker:
         s = self._stages
         begin = number * _JOB % (-(-len(s.sample) // _JOB) * _JOB)
         part = slice(begin, begin + _JOB)
-        t0 = time.perf_counter()
+        t0 = time.thread_time()
         jpegs = s.reader.view_many(s.sample[part])
-        t1 = time.perf_counter()
+        t1 = time.thread_time()
         plan, n = s.plan[part], len(jpegs)
-        begin_cpu = time.thread_time()
         self._cropper.jpegs(jpegs, None, plan, self._flips[:n], self._out[:n])
-        t2 = time.perf_counter()
+        t2 = time.thread_time()
         # A worker decodes some rows and resizes them while they are in the cache, so decoding is timed a second time,
-        # alone; the rest of the time is the resize's. Shares of CPU time, since other programs may take the core.
-        end_cpu = time.thread_time()
+        # alone; the rest of the time is the resize's.
         for i, jpeg in enumerate(jpegs):
             crop = plan.crop(i)
             height, width = crop.size
             self._decoder.box(jpeg, None, height, width, crop.box)
-        decoded = (t2 - t1) * min(1.0, (time.thread_time() - end_cpu) / (end_cpu - begin_cpu))
+        decoded = min(t2 - t1, time.thread_time() - t2)
         for name, seconds in zip(self.spent, (t1 - t0, decoded, t2 - t1 - decoded), strict=True):
             self.spent[name] += seconds
         return n
 
 
-class _Maker:
-    """Makes what a thread or a process of its own needs to go through the sample; may be sent to another process."""
-
-    def __init__(self, stages: _Stages) -> None:
-        self._stages = stages
-
-    def __call__(self, number: int, count: int) -> Callable[[], None]:
-        """Work of number `number` of so many: a job a call."""
-        import torch
-
-        torch.set_num_threads(1)
-        worker, jobs = _Worker(self._stages), itertools.count(number, count)
-
-        def work() -> None:
-            worker.do(next(jobs))
-
-        return work
-
-
-def _hand_batches(asked: Any, handed: Any, batch: int, size: int) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    made = torch.zeros((batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    while asked.get():
-        handed.put(made.clone())
-
-
-def _milliseconds(work: Callable[[], object], images: int) -> float:
+def _milliseconds(work: Callable[[], object], images: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Median time of `work` on a batch, per image."""
     work()
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - begin < _STAGE_SECONDS / 4:
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return float(np.median(times)) / images * 1000
-
-
-def drop_from_page_cache(path: Path) -> bool:
-    """Drop a file's clean pages from the page cache; False where the system cannot."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fdatasync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True

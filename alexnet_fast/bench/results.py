@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 from textwrap import fill
 from typing import Any
 
@@ -31,88 +33,131 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One cell of the sweep.
+class Measurement:
+    """What one repeat of one setting gives. None: not known on this system, or not measured.
 
     Attributes:
-        backend: of the loader; 'imagefolder' is torchvision's ImageFolder under a plain DataLoader.
-        worker_kind: 'thread' or 'process'; None where that is not known.
-        num_workers, pin_memory, batch_size: the setting; None in a row that stands for several.
-        images_per_s: median over the repeats, in the middle of an epoch: neither start-up nor the epoch's end in it.
-        spread: (highest - lowest) / median of the repeats; None with one repeat.
-        repeats: images/s of each.
-        open_s: seconds that opening the loader takes: reading an index, or looking through a folder; median.
-        first_batch_s: seconds from opening the loader to its first batch on the device; median of the repeats.
-        epoch_gap_s: seconds from the last batch of an epoch to the first of the next, where one was seen.
-        first_epoch_s, later_epoch_s: seconds of the first whole epoch, start-up in it, and of the second; measured
-            where the epoch is short, else None.
-        peak_rss_mb: highest sum of resident memory over the processes, MB (10^6 bytes).
+        images_per_s: in the middle of an epoch: neither start-up nor the epoch's end in it.
+        open_s: seconds that opening the loader takes: reading an index, or looking through a folder.
+        first_batch_s: seconds from opening the loader to its first batch on the device.
+        first_epoch_s: seconds of the first whole epoch, start-up in it; measured where the epoch is short.
+        peak_pss_mb: highest memory of all the processes, pages that they share counted once, MB (10^6 bytes).
+        peak_rss_mb: the same, shared pages counted for each process.
         cpu_seconds_per_1k_images: CPU time of all the processes.
         cpu_wait_seconds_per_1k_images: time that their threads stood ready to run and found no core free.
-        other_cores: how many of the cores that this process may use went to other programs meanwhile; None: unknown.
-        status: 'ok', or why there are no figures.
+        other_cores: how many of the cores that this process may use went to other programs meanwhile.
+        disk_bytes_per_image: read from disks, not from the page cache.
+        worker_kind: 'thread' or 'process'.
     """
 
-    backend: str
-    num_workers: int | None
-    pin_memory: bool | None
-    batch_size: int | None
-    images_per_s: float | None = None
-    spread: float | None = None
-    repeats: tuple[float, ...] = ()
+    images_per_s: float
     open_s: float | None = None
     first_batch_s: float | None = None
-    epoch_gap_s: float | None = None
     first_epoch_s: float | None = None
-    later_epoch_s: float | None = None
+    peak_pss_mb: float | None = None
     peak_rss_mb: float | None = None
     cpu_seconds_per_1k_images: float | None = None
     cpu_wait_seconds_per_1k_images: float | None = None
     other_cores: float | None = None
+    disk_bytes_per_image: float | None = None
     worker_kind: str | None = None
+
+
+_FIGURES = [f.name for f in fields(Measurement)]
+_PEAKS = ("peak_pss_mb", "peak_rss_mb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One setting of the sweep, and what its repeats measured.
+
+    Attributes:
+        setting: its backend 'imagefolder' is torchvision's ImageFolder under a plain DataLoader.
+        measurements: a repeat each.
+        status: 'ok', or why there are no figures, or no more of them.
+    """
+
+    setting: Setting
+    measurements: tuple[Measurement, ...] = ()
     status: str = OK
 
     @property
     def ok(self) -> bool:
-        return self.status == OK and self.images_per_s is not None
+        return self.status == OK and bool(self.measurements)
+
+    @cached_property
+    def figures(self) -> Measurement:
+        """The median of each figure over the repeats, of a memory the highest; only of a row that has some."""
+        found: dict[str, Any] = {}
+        for name in _FIGURES:
+            known = [value for m in self.measurements if (value := getattr(m, name)) is not None]
+            if known:
+                found[name] = known[0] if name == "worker_kind" else max(known) if name in _PEAKS else median(known)
+        return Measurement(**found)
 
     @property
-    def rate(self) -> float:
-        """images_per_s of a row that has it."""
-        assert self.images_per_s is not None
-        return self.images_per_s
+    def repeats(self) -> tuple[float, ...]:
+        """Images/s of each repeat."""
+        return tuple(m.images_per_s for m in self.measurements)
+
+    @property
+    def spread(self) -> float | None:
+        """(highest - lowest) / median of the repeats; None with fewer than two."""
+        return (max(self.repeats) - min(self.repeats)) / self.rate if len(self.repeats) > 1 else None
+
+    @property
+    def backend(self) -> str:
+        return self.setting.backend
 
     @property
     def workers(self) -> int:
-        """num_workers of a row that has it."""
-        assert self.num_workers is not None
-        return self.num_workers
+        return self.setting.num_workers
+
+    @property
+    def pin_memory(self) -> bool:
+        return self.setting.pin_memory
+
+    @property
+    def batch_size(self) -> int:
+        return self.setting.batch_size
+
+    @property
+    def rate(self) -> float:
+        """Images/s."""
+        return self.figures.images_per_s
 
     @property
     def start(self) -> float:
-        """first_batch_s, 0 where it is not known."""
-        return self.first_batch_s or 0.0
+        """Seconds to the first batch, 0 where that is not known."""
+        return self.figures.first_batch_s or 0.0
 
     @property
     def cores_busy(self) -> float | None:
-        """Cores' worth of CPU time that reading at `images_per_s` takes."""
-        if self.images_per_s is None or self.cpu_seconds_per_1k_images is None:
-            return None
-        return self.images_per_s * self.cpu_seconds_per_1k_images / 1000
+        """Cores' worth of CPU time that reading takes."""
+        cpu = self.figures.cpu_seconds_per_1k_images
+        return None if cpu is None else self.rate * cpu / 1000
 
     @property
     def cores_wanted(self) -> float | None:
         """`cores_busy`, and what the threads that stood ready to run would have used besides."""
-        if self.images_per_s is None or self.cores_busy is None:
-            return None
-        return self.cores_busy + self.images_per_s * (self.cpu_wait_seconds_per_1k_images or 0.0) / 1000
+        busy = self.cores_busy
+        return None if busy is None else busy + self.rate * (self.figures.cpu_wait_seconds_per_1k_images or 0.0) / 1000
 
-    @property
-    def setting(self) -> Setting:
-        """What a training would be told."""
-        assert self.num_workers is not None and self.pin_memory is not None and self.batch_size is not None
-        return Setting(
-            backend=self.backend, num_workers=self.num_workers, pin_memory=self.pin_memory, batch_size=self.batch_size
+    def to_json(self) -> dict[str, Any]:
+        """The row in bench-loader.json: the setting, the medians, and images/s of each repeat."""
+        figures: dict[str, Any] = asdict(self.figures) if self.measurements else dict.fromkeys(_FIGURES)
+        spread = {"spread": self.spread if self.measurements else None, "repeats": list(self.repeats)}
+        return {**asdict(self.setting), **figures, **spread, "status": self.status}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Row:
+        """The row of `to_json`: its medians and rates, though not which repeat each other figure was of."""
+        rates = content.get("repeats") or [content[name] for name in _FIGURES[:1] if content[name] is not None]
+        others = {name: content.get(name) for name in _FIGURES[1:]}
+        return Row(
+            setting=_build(Setting, content),
+            measurements=tuple(Measurement(images_per_s=rate, **others) for rate in rates),
+            status=content["status"],
         )
 
 
@@ -120,18 +165,17 @@ class Row:
 class Stages:
     """Milliseconds an image of each stage, one thread, one after another. None: not measured here.
 
+    What a worker does is given in CPU time, so neither other programs nor a quota are in it; what waits for a disk or a
+    device, in time of the clock.
+
     Attributes:
         read: from the shards, pages in the page cache.
-        read_cold: the same records just after their shard was dropped from the page cache.
+        read_cold: the same records just after they were dropped from the page cache, time of the clock.
         decode: JPEG to pixels, of the crop's region where the decoder can.
         augment: crop and resize to the network's size, and flip, uint8.
-        collate: torch.stack of images to a batch, as a DataLoader does; our workers write into the batch itself.
-        hand_over: a finished batch from a DataLoader's worker process to this one; our workers share its memory.
+        collate: of images to a batch: 0, as workers write into the batch itself.
         copy: host to device; 0 on a CPU, where there is none.
         device_augment: on a CPU normalising, which a worker does; else flip and normalise, batched on the device.
-        threads: number of threads of `thread_scaling`, and of processes of `process_scaling`.
-        thread_scaling: how many times the images/s of one thread that many threads reach in one process.
-        process_scaling: how many times that many processes reach, in the same seconds.
     """
 
     read: float | None = None
@@ -139,12 +183,8 @@ class Stages:
     decode: float | None = None
     augment: float | None = None
     collate: float | None = None
-    hand_over: float | None = None
     copy: float | None = None
     device_augment: float | None = None
-    threads: int | None = None
-    thread_scaling: float | None = None
-    process_scaling: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +215,8 @@ class Environment:
         device: 'cpu', 'mps' or 'cuda'; device_name in words.
         cores: of the machine; affinity: those this process may run on; cpu_quota: cores' worth of time its cgroup
             grants, None without a limit; usable_cores: what follows from the three.
-        memory_bytes, memory_available_bytes: of the machine; None where it cannot be known.
+        memory_bytes, memory_available_bytes: what this process may have in all, and may still take, by the machine and
+            its cgroups; None where it cannot be known.
         records, bytes, classes: of the split that was read.
         median_width, median_height: of its images, pixels.
         dtype: of the images that training asks for here.
@@ -215,12 +256,20 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """All that the verdict may rest on."""
+    """All that the verdict may rest on.
+
+    Attributes:
+        rows: what was swept, in the order of the table.
+        notes: what does not apply here, a line each.
+        processes: the best row's setting with worker processes, where that ran on threads; in no table.
+    """
 
     environment: Environment
     rows: tuple[Row, ...] = ()
     stages: Stages = field(default_factory=Stages)
     demand: Demand | None = None
+    notes: tuple[str, ...] = ()
+    processes: Row | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +298,9 @@ class BenchReport:
         measured = self.measured
         content = {
             "environment": asdict(measured.environment),
-            "rows": [asdict(row) for row in measured.rows],
+            "rows": [row.to_json() for row in measured.rows],
+            "notes": list(measured.notes),
+            "processes": None if measured.processes is None else measured.processes.to_json(),
             "stages": asdict(measured.stages),
             "demand": None if measured.demand is None else asdict(measured.demand),
             "recommendation": None if self.recommendation is None else asdict(self.recommendation),
@@ -281,12 +332,17 @@ def read_report(path: Path | str) -> BenchReport:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         demand, chosen = content["demand"], content["recommendation"]
+        rows, notes, processes = content["rows"], list(content.get("notes", ())), content.get("processes")
+        # Reports of before 0.2 hold a row for what does not apply, which has no number of workers.
+        notes += [f"pin_memory on: {row['status']}" for row in rows if row["num_workers"] is None]
         return BenchReport(
             measured=Measured(
                 environment=_build(Environment, content["environment"]),
-                rows=tuple(_build(Row, row) for row in content["rows"]),
+                rows=tuple(Row.from_json(row) for row in rows if row["num_workers"] is not None),
                 stages=_build(Stages, content["stages"]),
                 demand=None if demand is None else _build(Demand, demand),
+                notes=tuple(notes),
+                processes=None if processes is None else Row.from_json(processes),
             ),
             recommendation=None if chosen is None else _build(Setting, chosen),
             explanation=tuple(content["explanation"]),

@@ -1,53 +1,62 @@
-"""The verdict in sentences, each with the figures of this sweep that it rests on."""
+"""The verdict in sentences, each with the figures that it rests on; the table contradicts none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
+from .reasons import Claim, Said, cores, say_cold, say_from_disk, say_processes, say_why
 from .results import BASELINE, Measured, Row
 from .verdict import (
-    BUSY,
     EPOCHS,
     OTHERS,
-    SCALING,
-    SPARE,
+    Findings,
     Trend,
     break_even,
     default_row,
+    findings,
     loader_rows,
     series_of,
     tolerance,
     training_rate,
     training_seconds,
-    trend_of,
-    work_ms,
 )
-from .words import milliseconds, number, percent, seconds, size, times, workers
+from .words import number, percent, seconds, times, workers
 
 
 def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
-    """The verdict in sentences, each with the figures that it rests on."""
+    """The verdict in sentences. One that a row of the table contradicts is replaced by a sentence that says so."""
     if best is None:
-        reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok and row.num_workers is not None)
+        reasons = dict.fromkeys(row.status for row in measured.rows if not row.ok)
         return (f"No setting could be measured: {'; '.join(reasons) or 'there were none to measure'}.",)
-    series = series_of(measured, best)
-    if len(series) < 2:  # a backend that workers do not speed up: whether they help the others is still worth saying
-        others = sorted(loader_rows(measured), key=lambda row: -row.rate)
-        series = next((found for row in others if len(found := series_of(measured, row)) > 1), series)
-    said: list[str | None] = [
+    f = findings(measured, best)
+    said: list[Said] = [
         _say_best(measured, best),
         _say_quicker(measured, best),
         _say_demand(measured, best),
         _say_others(measured),
-        _say_workers(series, best),
-        *_say_why(measured, series),
-        _say_start(measured, series),
-        _say_cold(measured),
+        _say_workers(f),
+        *say_why(f),
+        say_processes(f),
+        _say_start(f),
+        say_from_disk(f),
+        say_cold(f),
         _say_baseline(measured, best),
         _say_baseline_workers(measured),
     ]
-    return tuple(sentence for sentence in said if sentence)
+    claims = [Claim(sentence) if isinstance(sentence, str) else sentence for sentence in said if sentence]
+    found: dict[str, None] = {}
+    for claim in claims:
+        wrong = claim.contradiction()
+        found[claim.text if wrong is None else _say_contradiction(*wrong)] = None
+    return tuple(found)
+
+
+def _say_contradiction(row: Row, most: float) -> str:
+    return (
+        f"What holds the loader up is left unsaid: by its stages, timed one by one, {workers(row.workers)} could read "
+        f"{number(most)} images/s at most, and they read {number(row.rate)}; repeat the sweep on a machine at rest."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -137,24 +146,31 @@ def _say_demand(measured: Measured, best: Row) -> str | None:
     )
 
 
+def _taken(measured: Measured) -> float:
+    """Cores that other programs took of those that this process could have used, in the median of the rows."""
+    shares = [row.figures.other_cores for row in measured.rows if row.ok and row.figures.other_cores is not None]
+    e = measured.environment
+    # What a quota withholds, others may have.
+    return max(0.0, median(shares) - (e.affinity - e.capacity)) if shares else 0.0
+
+
 def _say_others(measured: Measured) -> str | None:
     """A machine that was not the sweep's alone."""
-    shares = [row.other_cores for row in measured.rows if row.ok and row.other_cores is not None]
-    cores = measured.environment.usable_cores
-    if not shares or (taken := median(shares)) < OTHERS * cores:
+    taken, e = _taken(measured), measured.environment
+    if taken < OTHERS * e.capacity:
         return None
     return (
-        f"Other programs took {taken:.1f} of the {cores} usable {'core' if cores == 1 else 'cores'} meanwhile: with "
+        f"Other programs took {taken:.1f} of the {e.usable_cores} usable {cores(e.usable_cores)} meanwhile: with "
         "the machine to itself the loader is faster, and the figures lie closer together."
     )
 
 
-def _say_workers(series: Sequence[Row], best: Row) -> str | None:
-    trend = trend_of(series)
-    if trend is None:
+def _say_workers(f: Findings) -> str | None:
+    if f.trend is None:
         return None
-    sentence = _trend_sentence(trend, series)
-    return sentence if trend.least.backend == best.backend else f"Of the {trend.least.backend} backend: {sentence}"
+    sentence = _trend_sentence(f.trend, f.series)
+    backend = f.trend.least.backend
+    return sentence if backend == f.best.backend else f"Of the {backend} backend: {sentence}"
 
 
 def _trend_sentence(trend: Trend, series: Sequence[Row]) -> str:
@@ -183,118 +199,14 @@ def _trend_sentence(trend: Trend, series: Sequence[Row]) -> str:
     return sentence + "."
 
 
-def _say_why(measured: Measured, series: Sequence[Row]) -> Iterable[str | None]:
-    """What ends the gain: cores, the main process, or the GIL; and what the cores are busy with."""
-    trend = trend_of(series)
-    if trend is None:
-        if series:
-            yield _say_decode(measured, series[-1])
-        return
-    last = trend.top
-    gil = _say_gil(measured, last)
-    if gil is not None:
-        yield gil
-        return
-    capacity = measured.environment.capacity
-    # Where the gain ends the last cores may still be free now and then; with the most workers they are not.
-    for row in (last, max(series, key=lambda row: row.cores_wanted or 0.0)):
-        if (row.cores_wanted or 0.0) >= BUSY * capacity:
-            yield _say_cores(measured, row)
-            yield _say_decode(measured, row)
-            return
-    if last.cores_wanted is None:
-        yield _say_decode(measured, last)
-        return
-    yield _say_main_process(measured, last) or _say_idle(measured, last)
-
-
-def _say_cores(measured: Measured, row: Row) -> str:
-    e = measured.environment
-    # A slice ends while workers are at batches that nobody has counted yet, so it may come to a little above all.
-    busy, wanted = min(row.cores_busy or 0.0, e.usable_cores), row.cores_wanted or 0.0
-    limits = []
-    if e.affinity < e.cores:
-        limits.append(f"its affinity allows this process {e.affinity} of the machine's {e.cores}")
-    if e.cpu_quota is not None and e.cpu_quota < e.affinity:
-        limits.append(f"its cgroup grants it {e.cpu_quota:g} cores' worth of time")
-    if busy < BUSY * e.capacity:
-        limits.append(f"it would use {wanted:.1f}, but other programs take their part of the machine")
-    return (
-        f"Too few cores for more: {workers(row.workers)} keep {busy:.1f} of the {e.usable_cores} usable "
-        + ("core" if e.usable_cores == 1 else "cores")
-        + " busy"
-        + (f" ({', and '.join(limits)})" if limits else "")
-        + "; a further worker only takes its share from the others."
-    )
-
-
-def _say_decode(measured: Measured, row: Row) -> str | None:
-    if row.backend != "torchvision":
-        return None  # the stages are those of this backend's workers
-    s, e = measured.stages, measured.environment
-    work = work_ms(s, e.device)
-    if work is None or s.decode is None or s.augment is None or s.read is None:
-        return None
-    parts = {"decoding": s.decode, "crop, resize and flip": s.augment, "reading": s.read}
-    if e.device == "cpu" and s.device_augment is not None:
-        parts["normalising"] = s.device_augment
-    largest = max(parts, key=lambda name: parts[name])
-    listed = ", ".join(f"{name} {milliseconds(ms)} ms ({percent(ms / work)})" for name, ms in parts.items())
-    verdict = {"decoding": "decode-bound", "crop, resize and flip": "bound by crop and resize", "reading": "read-bound"}
-    verdict["normalising"] = "bound by normalising"
-    advice = ""
-    if largest == "decoding" and min(e.median_width, e.median_height) > 2 * e.settings.get("image_size", 224):
-        advice = " Packing with --resize-shorter makes the images, and with them the decoding, smaller."
-    return (
-        f"It is {verdict[largest]}: an image ({e.median_width}x{e.median_height} pixels in the median) takes "
-        f"{milliseconds(work)} ms of one core: {listed}.{advice}"
-    )
-
-
-def _say_main_process(measured: Measured, row: Row) -> str | None:
-    s = measured.stages
-    if row.backend != "torchvision" or measured.environment.device == "cpu" or row.workers == 0:
-        return None  # other backends finish their batches elsewhere, and on a CPU the workers do
-    ms = (s.copy or 0.0) + (s.device_augment or 0.0)
-    if ms <= 0 or 1000 / row.rate > ms / 0.7:
-        return None
-    return (
-        f"It is hand-over-bound: copying batches to the device and finishing them there takes {milliseconds(ms)} ms a "
-        f"image, which alone allows {number(1000 / ms)} images/s with any number of workers."
-    )
-
-
-def _say_gil(measured: Measured, row: Row) -> str | None:
-    s = measured.stages
-    if row.backend != "torchvision" or row.worker_kind == "process" or not s.threads:
-        return None
-    if s.thread_scaling is None or s.process_scaling is None or s.thread_scaling >= SCALING * s.process_scaling:
-        return None
-    return (
-        f"The GIL is in the way: {s.threads} threads that read, decode and resize in one process reach "
-        f"{times(s.thread_scaling)} the images of one, {s.threads} processes in the same seconds "
-        f"{times(s.process_scaling)}; with images this small Python's own share of the work, which one thread at a "
-        "time can do, is large."
-    )
-
-
-def _say_idle(measured: Measured, row: Row) -> str:
-    e = measured.environment
-    where = "on the device, which does the decoding" if row.backend == "dali" and e.device == "cuda" else "elsewhere"
-    return (
-        f"The cores are not the limit: {workers(row.workers)} keep {row.cores_busy or 0:.1f} of {e.usable_cores} "
-        f"busy, and the stages measured on the host do not account for the rest; it is spent {where}."
-    )
-
-
-def _say_start(measured: Measured, series: Sequence[Row]) -> str | None:
-    trend = trend_of(series)
-    if trend is None or trend.least.first_batch_s is None or trend.most.first_batch_s is None:
+def _say_start(f: Findings) -> str | None:
+    trend = f.trend
+    if trend is None or trend.least.figures.first_batch_s is None or trend.most.figures.first_batch_s is None:
         return None
     least = trend.least
-    rows = [row for row in series[1:] if row.rate > least.rate * (1 + tolerance(least, row))]
+    rows = [row for row in f.series[1:] if row.rate > least.rate * (1 + tolerance(least, row))]
     many = max(rows, key=lambda row: row.rate) if rows else trend.most
-    return _start_sentence(least, many, measured.environment.records, "this split")
+    return _start_sentence(least, many, f.measured.environment.records, "this split")
 
 
 def _pay(row: Row) -> str:
@@ -307,11 +219,12 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
         f"{seconds(many.start)} with {workers(many.workers)}"
     )
     quicker = False
-    if few.first_epoch_s is not None and many.first_epoch_s is not None:
-        quicker = many.first_epoch_s < few.first_epoch_s
+    first, first_of_many = few.figures.first_epoch_s, many.figures.first_epoch_s
+    if first is not None and first_of_many is not None:
+        quicker = first_of_many < first
         measured = (
-            f"; measured, the first epoch of its {number(records)} images takes {seconds(few.first_epoch_s)} and "
-            f"{seconds(many.first_epoch_s)}"
+            f"; measured, the first epoch of its {number(records)} images takes {seconds(first)} and "
+            f"{seconds(first_of_many)}"
         )
     else:
         measured = ""
@@ -331,40 +244,6 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
         return None
     pay = f"{workers(many.workers)} {_pay(many)} from {number(images)} images on"
     return f"{lead}: {pay}; {what} has {number(records)}{measured}."
-
-
-def _say_cold(measured: Measured) -> str | None:
-    s, e = measured.stages, measured.environment
-    work = work_ms(s, e.device)
-    if s.read_cold is None or s.read is None or work is None:
-        return None
-    other = work - s.read
-    cold, warm = milliseconds(s.read_cold), milliseconds(s.read)
-    lead = f"a record takes {cold} ms from the disk and {warm} ms from the page cache"
-    if s.read_cold <= 0.5 * work:
-        return f"Reading is not the limit, cold or warm: {lead}, against {milliseconds(work)} ms of work on an image."
-    lead += f", against {milliseconds(other)} ms of other work on an image"
-    if s.read > other:
-        return f"Every epoch is read-bound, even with its records in memory: {lead}."
-    demand, rate = measured.demand, 1000 / (s.read_cold + other)
-    if demand is not None and demand.images_per_s is not None and rate >= SPARE * demand.images_per_s:
-        return (
-            f"Training does not wait for the disk, not even in the first epoch: {lead}, so a single reader gets "
-            f"{number(rate)} images/s from a cold disk, and {demand.model} takes {number(demand.images_per_s)}."
-        )
-    lead += f", so each reader gets {number(1000 / s.read_cold)} images/s at most"
-    split = f"the split ({size(e.bytes)})"
-    if e.memory_available_bytes is None:
-        return f"Read-bound from a cold disk: {lead} until {split} is in memory."
-    if e.bytes < 0.8 * e.memory_available_bytes:
-        return (
-            f"The first epoch is read-bound: {lead}; later epochs are not, because {split} fits into the "
-            f"{size(e.memory_available_bytes)} of memory that are free for the page cache."
-        )
-    return (
-        f"Every epoch is read-bound, and the table, measured from the page cache, promises too much: {lead}, and "
-        f"{split} does not fit into the {size(e.memory_available_bytes)} of memory that are free for the page cache."
-    )
 
 
 def _baseline_rows(measured: Measured) -> list[Row]:
@@ -397,7 +276,13 @@ def _say_baseline_workers(measured: Measured) -> str | None:
     most = same[-1]
     listed = ", ".join(f"{row.workers}: {number(row.rate)}" for row in same)
     start = _start_sentence(same[0], most, records, "the folder")
-    opening = same[0].open_s
+    opening = same[0].figures.open_s
     if opening is not None and opening > 0.5 * same[0].start:
         start = f"Looking through its {number(records)} files takes {seconds(opening)} before it begins. {start or ''}"
-    return f"ImageFolder by number of worker processes: {listed} images/s." + (f" {start}" if start else "")
+    said = f"ImageFolder by number of worker processes: {listed} images/s." + (f" {start}" if start else "")
+    if not settings.get("persistent_workers", True) and most.workers:
+        said += (
+            f" Without persistent workers each epoch starts them anew: {seconds(most.start - (opening or 0.0))} to the "
+            f"first batch of every epoch with {workers(most.workers)}."
+        )
+    return said

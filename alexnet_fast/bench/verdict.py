@@ -18,8 +18,10 @@ SPARE = 1.25
 BUSY = 0.85
 # Share of the usable cores that other programs may take before the figures are no longer this machine's.
 OTHERS = 0.15
-# Threads that reach less than this share of what as many processes do are in each other's way.
-SCALING = 0.75
+# Share of an image's bytes from which on a row counts as read from the disk.
+FROM_DISK = 0.3
+# As many processes must be this much faster than threads for Python's lock to be named.
+LOCK = 1.15
 
 
 def training_rate(row: Row, measured: Measured) -> float:
@@ -33,7 +35,7 @@ def training_rate(row: Row, measured: Measured) -> float:
         return row.rate
     if measured.environment.device != "cpu":
         return min(row.rate, demand * SPARE)
-    cpu = row.cpu_seconds_per_1k_images
+    cpu = row.figures.cpu_seconds_per_1k_images
     if row.workers == 0 or cpu is None:
         return 1 / (1 / row.rate + 1 / demand)
     together = 1 / (cpu / 1000 / measured.environment.usable_cores + 1 / demand)
@@ -42,9 +44,7 @@ def training_rate(row: Row, measured: Measured) -> float:
 
 def training_seconds(row: Row, measured: Measured) -> float:
     """What `EPOCHS` epochs take."""
-    persistent = measured.environment.settings.get("persistent_workers", True)
-    starts = 1 if persistent else EPOCHS
-    return starts * row.start + EPOCHS * measured.environment.records / training_rate(row, measured)
+    return row.start + EPOCHS * measured.environment.records / training_rate(row, measured)
 
 
 def loader_rows(measured: Measured) -> list[Row]:
@@ -66,7 +66,7 @@ def choose(measured: Measured) -> Row | None:
         close,
         key=lambda row: (
             row.workers,
-            bool(row.pin_memory),
+            row.pin_memory,
             names.index(row.backend) if row.backend in names else len(names),
             batches.index(row.batch_size),
         ),
@@ -125,6 +125,17 @@ def trend_of(series: Sequence[Row]) -> Trend | None:
     return Trend(series[0], top, series[-1])
 
 
+def from_disk(row: Row, measured: Measured) -> float:
+    """Share of the bytes of its images that a row read from the disk, 0 where that is not known."""
+    e = measured.environment
+    return min(1.0, (row.figures.disk_bytes_per_image or 0.0) * e.records / e.bytes) if e.bytes else 0.0
+
+
+def lanes(row: Row, capacity: float) -> float:
+    """Cores that a row can keep busy: one by each worker, one without, and no more than there are."""
+    return min(max(1, row.workers), capacity)
+
+
 def work_ms(stages: Stages, device: str) -> float | None:
     """Milliseconds of a worker's time that one image costs, its record in the page cache."""
     parts = [stages.read, stages.decode, stages.augment]
@@ -143,3 +154,43 @@ def break_even(few: Row, many: Row) -> float | None:
 def recommendation(best: Row | None) -> Setting | None:
     """`best` as the setting that train takes."""
     return None if best is None else best.setting
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the sentences rest on, computed once.
+
+    Attributes:
+        best: the recommended row.
+        rows: those that a training could use.
+        series: rows that differ in the number of workers alone, fewest first: those of `best`, or, where its backend is
+            not sped up by workers, of the fastest backend that is.
+        trend: over the series; None for fewer than two rows.
+        limit: the row at which the gain of more workers ends; None where there is no series.
+    """
+
+    measured: Measured
+    best: Row
+    rows: list[Row]
+    series: list[Row]
+    trend: Trend | None
+    limit: Row | None
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether the disk, and not the cores, held up the row at which the gain of more workers ends."""
+        row, capacity = self.limit, self.measured.environment.capacity
+        if row is None or from_disk(row, self.measured) < FROM_DISK:
+            return False
+        return row.cores_busy is None or row.cores_busy < BUSY * lanes(row, capacity)
+
+
+def findings(measured: Measured, best: Row) -> Findings:
+    """Look through what was measured."""
+    rows, series = loader_rows(measured), series_of(measured, best)
+    if len(series) < 2:  # a backend that workers do not speed up: whether they help the others is still worth saying
+        others = sorted(rows, key=lambda row: -row.rate)
+        series = next((found for row in others if len(found := series_of(measured, row)) > 1), series)
+    trend = trend_of(series)
+    limit = trend.top if trend is not None else series[-1] if series else None
+    return Findings(measured, best, rows, series, trend, limit)

@@ -19,6 +19,7 @@ fast as a look-up through py-lmdb for images of 2 kB.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -282,6 +283,21 @@ class ShardReader:
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"records {numbers.min()} to {numbers.max()} of {len(self)}")
         return numbers
+
+    def evict(self, records: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+        """Drop the pages that hold these records from the system's page cache; False where it cannot be asked to."""
+        if not hasattr(os, "posix_fadvise"):
+            return False
+        numbers, page = self._check(records), os.sysconf("SC_PAGE_SIZE")
+        for number, shard in zip(numbers, np.searchsorted(self._ends, numbers, side="right").tolist(), strict=True):
+            begin = int(self._offsets[number]) // page * page  # the kernel drops whole pages alone
+            end = -(-(int(self._offsets[number]) + int(self.lengths[number])) // page) * page
+            descriptor = open_files.get(self._files[shard]).descriptor
+            try:
+                os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+            except OSError:
+                return False
+        return True
 
     def close(self) -> None:
         """Close this process's files of the split; a later read opens them again."""

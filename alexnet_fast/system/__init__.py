@@ -7,15 +7,20 @@ from .device import available_memory, cgroup_cpu_quota, choose_device, synchroni
 from .files import check_writable, file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
 from .pool import WorkerPool, report_progress
-from .progress import NoProgress, Progress, progress_bar
+from .processes import CoreUse, CoreWatch, MemoryPeak
+from .progress import NoProgress, Progress, can_redraw, progress_bar
 
 __all__ = [
     "Child",
     "ChildError",
+    "CoreUse",
+    "CoreWatch",
+    "MemoryPeak",
     "NoProgress",
     "Progress",
     "WorkerPool",
     "available_memory",
+    "can_redraw",
     "cgroup_cpu_quota",
     "check_writable",
     "choose_device",

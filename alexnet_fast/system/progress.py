@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -75,11 +77,26 @@ def progress_bar(label: str, *, file: TextIO | None = None) -> Iterator[Progress
         yield _Bar(label, display)
 
 
-def _is_live(stream: TextIO) -> bool:
-    """Whether rich can redraw there: a terminal, or a Jupyter cell."""
-    if stream.isatty():
+def can_redraw(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal whose cursor can be moved.
+
+    A notebook runs `!command` on a terminal that shows every state of a bar below the one before.
+    """
+    if stream is None or not hasattr(stream, "isatty") or stream.closed or not stream.isatty():
+        return False
+    environment = os.environ
+    if environment.get("TERM", "" if os.name == "posix" else "windows") in ("", "dumb", "unknown"):
+        return False
+    # What Jupyter gives its kernels, and these hand on to the commands that they run.
+    in_kernel = environment.get("TERM") == "xterm-color" and environment.get("GIT_PAGER") == "cat"
+    return not in_kernel and "JPY_PARENT_PID" not in environment
+
+
+def _is_live(stream: TextIO | None) -> bool:
+    """Whether rich can redraw there: a terminal, or a Jupyter cell that has widgets."""
+    if can_redraw(stream):
         return True
-    if "IPython" not in sys.modules:
+    if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
         return False
     from rich.console import Console
 
