@@ -175,7 +175,7 @@ def test_one_core_is_named_as_the_limit(tiny: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Too few cores for more" in done.stdout
     assert re.search(r"It is decode-bound: an image \(96x96 pixels in the median\) takes [\d.]+ ms", done.stdout)
-    assert re.search(r"keep [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
+    assert re.search(r"keeps? [01]\.\d of the 1 usable core busy \(its affinity allows this process 1", done.stdout)
 
 
 def test_a_disk_slower_than_the_work_is_named(tmp_path: Path) -> None:
