@@ -112,7 +112,16 @@ def pack(
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
     split: Annotated[
-        list[str] | None, typer.Option("--split", metavar="NAME", help="Pack only this split; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--split",
+            metavar="NAME[=FOLDER]",
+            help="Pack only this split, or take FOLDER of SOURCE for it; may be repeated.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="FILE|N", help="Pack only the classes that FILE lists, or the first N."),
     ] = None,
     format: Annotated[
         str,
@@ -134,6 +143,12 @@ def pack(
     on_bad_image: Annotated[
         str, _one_of("--on-bad-image", ("error", "skip"), "What to do with what cannot be decoded.")
     ] = "error",
+    on_missing: Annotated[
+        str,
+        _one_of(
+            "--on-missing", ("error", "skip"), "What to do with images without a label, and labels without an image."
+        ),
+    ] = "error",
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Images per split, for trials.")
     ] = None,
@@ -150,9 +165,10 @@ def pack(
 
     with progress_bar("packing") as progress:
         info = run(
-            source, dataset, splits=tuple(split) if split else None, format=format, shard_bytes=parse_size(shard_bytes),
-            resize_shorter=resize_shorter, quality=quality, workers=_workers(workers), seed=seed,
-            on_bad_image=on_bad_image, limit=limit, engine=engine, overwrite=overwrite, progress=progress,
+            source, dataset, splits=tuple(split) if split else None, classes=classes, format=format,
+            shard_bytes=parse_size(shard_bytes), resize_shorter=resize_shorter, quality=quality,
+            workers=_workers(workers), seed=seed, on_bad_image=on_bad_image, on_missing=on_missing, limit=limit,
+            engine=engine, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     typer.echo(describe_pack(info, dataset))
 

@@ -1,13 +1,16 @@
 """What tests pack: small images, the files of Tiny ImageNet's layout, zips; and what came of them, record by record."""
 
 import io
+import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from alexnet_fast.dataset import ShardReader
+from alexnet_fast.sources import Source, open_source
 
 WNIDS = ["n01443537", "n01629819", "n02124075"]
 
@@ -56,3 +59,33 @@ def records(dataset: Path, split: str) -> list[tuple[str, int, bytes]]:
         return [(reader.key(i), int(reader.labels[i]), reader.read(i)) for i in range(len(reader))]
     finally:
         reader.close()
+
+
+def tar_bytes(files: dict[str, bytes], mode: str = "w", format: int = tarfile.GNU_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode, format=format) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def tree_files(*classes: str, splits: dict[str, int] | None = None, ending: str = "jpg") -> dict[str, bytes]:
+    """Class folders under split folders, so many images in each class: train/cat/0.jpg ..."""
+    return {
+        f"{split}/{name}/{split.replace('/', '-')}{i}.{ending}": jpeg(1000 * c + i)
+        for split, count in (splits or {"train": 2, "val": 1}).items()
+        for c, name in enumerate(classes or ("cat", "dog"))
+        for i in range(count)
+    }
+
+
+def look(source: Path, **options: object) -> tuple[dict[str, dict[str, int]], Source]:
+    """({split: {class or '': how many images}}, the source) of what `open_source` finds."""
+    found = open_source(source, staging=source.parent / "staging", **options)
+    counts: dict[str, dict[str, int]] = {}
+    for name, split in found.splits.items():
+        labels = split.images["label"].tolist()
+        counts[name] = dict(Counter(found.classes[label][0] if label >= 0 else "" for label in sorted(labels)))
+    return counts, found

@@ -12,9 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
 from ..errors import StorageError, UsageError
-from ..sources import MANY, open_source
+from ..sources import MANY, open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
 from .plan import PackOptions, Plan, plan_shards, write_plan_files
 from .ray_engine import write_shards_on_ray
@@ -42,6 +44,7 @@ def pack(
     dataset: str | Path,
     *,
     splits: Sequence[str] | None = None,
+    classes: int | str | Path | None = None,
     format: str = "auto",
     shard_bytes: int = 1 << 30,
     resize_shorter: int | None = None,
@@ -49,6 +52,7 @@ def pack(
     workers: int | Literal["auto"] = "auto",
     seed: int = 0,
     on_bad_image: str = "error",
+    on_missing: str = "error",
     limit: int | None = None,
     engine: str = "local",
     overwrite: bool = False,
@@ -63,7 +67,8 @@ def pack(
     Args:
         source: folder, zip or tar of images (docs/sources.md lists the forms).
         dataset: folder to write; made if missing.
-        splits: those to pack; None for all.
+        splits: those to pack, each NAME or NAME=FOLDER (a folder of the source, or an archive in it); None for all.
+        classes: the number of classes to take from the front, or a file with a class on each line; None for all.
         format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
         shard_bytes: bytes of images (as they are at the source) at which to cut shards.
         resize_shorter: shrink images whose shorter side has more pixels, keeping the aspect ratio.
@@ -71,6 +76,7 @@ def pack(
         workers: processes; 0 does all in this one; 'auto' follows the usable cores.
         seed: of the shuffle over each split.
         on_bad_image: 'error' ends at an image that cannot be decoded, 'skip' leaves it out and lists it.
+        on_missing: 'error' ends at an image without a label and at a label without an image, 'skip' leaves them out.
         limit: images per split, a random sample, for trials.
         engine: 'local', or 'ray' to spread the shards over a Ray cluster with a shared file system.
         overwrite: replace a data set that is there.
@@ -86,8 +92,8 @@ def pack(
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine is local or ray: got {engine!r}")
     options = PackOptions(
-        splits=tuple(splits) if splits else None, shard_bytes=shard_bytes, resize_shorter=resize_shorter,
-        quality=quality, seed=seed, limit=limit,
+        splits=tuple(text.partition("=")[0] for text in splits) if splits else None, shard_bytes=shard_bytes,
+        resize_shorter=resize_shorter, quality=quality, seed=seed, limit=limit,
     )  # fmt: skip
     report = progress or NoProgress()
     pool = WorkerPool(
@@ -97,9 +103,11 @@ def pack(
     )
     with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
         found = open_source(
-            source, format=format, splits=options.splits, staging=target.staging, note=report.note,
-            on_many=pool.start if engine == "local" else None,
+            source, format=format, splits=splits, staging=target.staging, note=report.note,
+            on_many=pool.start if engine == "local" else None, on_missing=on_missing,
         )  # fmt: skip
+        if classes is not None:
+            found = select_classes(found, classes)
         plan = plan_shards(found, options)
         if overwrite:
             target.clear()
@@ -226,6 +234,8 @@ def _describe(
         "source_format": plan.source.format,
         "on_bad_image": on_bad_image,
         "exif_orientation": "ignored",
+        "files": _account(plan, notes),
+        "notes": list(plan.source.account.notes),
         "resized": sum(n.resized for n in notes.values()),
         "re_encoded": _re_encoded(notes),
         "left_out": [
@@ -234,6 +244,22 @@ def _describe(
     }
     classes = tuple(ClassInfo(index=i, wnid=w, name=n) for i, (w, n) in enumerate(plan.source.classes))
     return DatasetInfo(classes=classes, splits=splits, packing=packing)
+
+
+def _account(plan: Plan, notes: dict[str, Notes]) -> dict[str, Any]:
+    """What became of every file of the source, in counts: see `Account.as_dict`."""
+    account = plan.source.account
+    for name, split in plan.source.splits.items():
+        keys = split.images["key"]
+        table = plan.tables.get(name)
+        rest = len(keys) - (0 if table is None else len(table))
+        if rest:
+            reason = f"of split {name}, which is not asked for" if table is None else f"beyond --limit (split {name})"
+            account.leave_out(reason, bytes(keys[0] if table is None else np.setdiff1d(keys, table["key"])[0]), rest)
+    account.leave_out_all(
+        "that cannot be decoded", (key for split_notes in notes.values() for key, _ in split_notes.left_out)
+    )
+    return account.as_dict()
 
 
 def _re_encoded(notes: dict[str, Notes]) -> dict[str, Any]:
@@ -259,6 +285,7 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
             f"shard{'s' if len(split.shards) != 1 else ''}"
         )
     packing = info.packing
+    lines += packing.get("notes", [])
     if packing.get("resized"):
         lines.append(f"shrunk: {packing['resized']:,}")
     re_encoded = packing.get("re_encoded", {})
@@ -269,6 +296,7 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
     lines += [f"left out: {e['key']} ({e['split']}): {e['reason']}" for e in packing.get("left_out", [])[:20]]
     if len(packing.get("left_out", [])) > 20:
         lines.append(f"left out: {len(packing['left_out']):,} in all, listed in {Path(dataset) / 'dataset.json'}")
+    lines += _left_out_lines(packing.get("files"))
     if info.classes and all(re.fullmatch(r"n\d{8}", c.wnid) and c.name == c.wnid for c in info.classes):
         lines.append(
             "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
@@ -276,6 +304,17 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
         )
     lines.append(f"{info.num_classes} classes; packed into {dataset}")
     return "\n".join(lines)
+
+
+def _left_out_lines(files: dict[str, Any] | None) -> list[str]:
+    """What became of the files that are not packed; data sets of before 0.2 do not tell."""
+    if files is None or files["found"] == files["packed"]:
+        return []
+    lines = [f"files in SOURCE: {files['found']:,}, of which {files['packed']:,} are packed; the others are"]
+    for entry in files["left_out"]:
+        names = ", ".join(entry["examples"]) + (", ..." if entry["files"] > len(entry["examples"]) else "")
+        lines.append(f"  {entry['files']:,} {entry['reason']} ({names})")
+    return lines
 
 
 def _some(names: Sequence[str]) -> str:

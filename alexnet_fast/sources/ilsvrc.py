@@ -1,4 +1,4 @@
-"""ImageNet as image-net.org hands it out: tars of training, validation and test images, and a development kit."""
+"""ImageNet as image-net.org hands it out: its tars by what they hold, and the labels of its development kit."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
-from .archives import first_names, list_tar
+from .labels import WNID
 from .matfile import read_structs
-from .table import MemberList, Source
-from .tree import WNID, read_tree
+from .tars import first_names
 
-TARS = {
-    "ILSVRC2012_img_train.tar": "train",
-    "ILSVRC2012_img_val.tar": "val",
-    "ILSVRC2012_img_test_v10102019.tar": "test",
-    "ILSVRC2012_img_test.tar": "test",
-}
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-_LABEL_FILES = ("LOC_val_solution.csv", "val_labels.txt", "val_labels.csv", "LOC_synset_mapping.txt", "words.txt")
+_LABEL_FILES = (
+    "val_annotations.txt", "LOC_val_solution.csv", "val_labels.txt", "val_labels.csv", "LOC_synset_mapping.txt",
+    "words.txt", "Labels.json",
+)  # fmt: skip
 _LARGEST = 64 << 20
 
 
-def is_ilsvrc_folder(folder: Path) -> bool:
-    """Whether a folder holds ImageNet's tars as downloaded."""
-    return any((folder / name).is_file() for name in TARS)
+def is_imagenet_archive(stem: bytes) -> bool:
+    """Whether an archive's name without its ending is that of one of ImageNet's tars, or of a tar within them."""
+    return stem.startswith(b"ILSVRC2012_img_") or WNID.fullmatch(stem) is not None
 
 
 def split_of_tar(path: Path) -> str | None:
@@ -44,29 +40,11 @@ def split_of_tar(path: Path) -> str | None:
     return None
 
 
-def read_ilsvrc(
-    name: str, tars: Mapping[str, Path], *, beside: Path | None = None, wanted: Collection[str] | None = None
-) -> Source:
-    """The source that ImageNet's tars are, by split; labels of val come from files in `beside` or beside the tars.
-
-    Where `wanted` names splits, the labels of others need not be there.
-
-    Raises:
-        UsageError: the validation labels are not there; the text says where they are had.
-        DamagedDataError: a tar or the development kit is damaged.
-    """
-    members = MemberList()
-    containers = []
-    for number, (split, path) in enumerate(tars.items()):
-        plain = all(b"/" not in first for first in first_names(path, 1))
-        list_tar(path, members, container=number, prefix=split.encode() + b"/" if plain else b"")
-        containers.append(path.resolve())
-    texts = labels_beside([beside] if beside else [path.parent for path in tars.values()])
-    return read_tree(name, members.table(), containers, beside=texts, called="ilsvrc2012", wanted=wanted)
-
-
 def labels_beside(folders: Iterable[Path]) -> dict[bytes, bytes]:
-    """Label and class-name files that lie in `folders`, by name, the development kit's put into those files' form."""
+    """Label and class-name files that lie in `folders`, by name, the development kit's put into those files' form.
+
+    What the kit holds goes by the kit's name and the name that such a file has.
+    """
     texts: dict[bytes, bytes] = {}
     for folder in dict.fromkeys(folders):
         for name in _LABEL_FILES:
@@ -75,9 +53,10 @@ def labels_beside(folders: Iterable[Path]) -> dict[bytes, bytes]:
         kit = _devkit_files(folder)
         if kit is not None:
             labels, words = _devkit_texts(*kit)
-            texts.setdefault(b"words.txt", words)
+            if b"words.txt" not in texts:
+                texts[f"{_DEVKIT}/words.txt".encode()] = words
             if not any(key.startswith((b"LOC_val", b"val_labels")) for key in texts):
-                texts[b"val_labels.txt"] = labels
+                texts[f"{_DEVKIT}/val_labels.txt".encode()] = labels
     return texts
 
 

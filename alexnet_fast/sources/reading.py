@@ -20,6 +20,7 @@ _MOST_OPEN = 64
 _HEADER_SLACK = 30 + 256
 # An image of as many pixels as are taken (2^27) is a smaller JPEG or PNG than that; it is what a worker holds at most.
 LARGEST_FILE = 1 << 27
+_LARGEST_TEXT = 64 << 20
 
 
 class FileReader:
@@ -65,6 +66,32 @@ class FileReader:
             # Not the image's fault: a disk that fails for a moment must not get images skipped as bad.
             path = os.fsdecode(self._containers[container] + (b"/" + name if name else b""))
             raise StorageError(f"{path} cannot be read ({error.strerror}): check it and run the same again") from None
+
+    def head(self, row: Any, count: int) -> bytes:
+        """The first `count` bytes of one file, or all where it has fewer; a zip's members are read whole."""
+        method, size = int(row["method"]), int(row["size"])
+        if method not in (FILE, RANGE):
+            return self.read(row)[:count]
+        path = self._containers[int(row["container"])] + (b"/" + bytes(row["name"]) if method == FILE else b"")
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), min(count, size), int(row["offset"]))
+        except OSError as error:
+            raise StorageError(f"{os.fsdecode(path)} cannot be read ({error.strerror}): check it") from None
+
+    def read_text(self, place: tuple[int, int, int, int, int, int, bytes]) -> bytes:
+        """A file of labels or of names of classes, as `read_place` reads it.
+
+        Raises:
+            DamagedDataError: it is too large to be one, or damaged; the text names it.
+        """
+        name = place[6].decode(errors="replace")
+        if place[4] > _LARGEST_TEXT:
+            raise DamagedDataError(f"{name} is too large to be a file of labels")
+        try:
+            return self.read_place(*place)
+        except DamagedDataError as error:
+            raise DamagedDataError(f"{name} cannot be used: {error}") from None
 
     @staticmethod
     def _read_file(path: bytes, size: int) -> bytes:

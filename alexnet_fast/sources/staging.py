@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import DamagedDataError, UsageError
+from .tars import is_tar_header
 
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -57,6 +58,11 @@ class Staging:
             raise
         return path
 
+    def remove(self, path: Path) -> None:
+        """Remove a staged file that proved to be of no use, so that a later run makes it anew."""
+        if self._folder is not None and path.is_relative_to(self._folder):
+            path.unlink(missing_ok=True)
+
     def folder(self, name: str) -> Path:
         """The staged folder of that name, made if missing."""
         if self._folder is None:
@@ -81,7 +87,7 @@ class Staging:
             self.note(f"unpacking {path.name}")
             with opener(path) as packed:
                 while block := _unpacked(packed, path):
-                    if target.tell() == 0 and block[257:262] != b"ustar":
+                    if target.tell() == 0 and not is_tar_header(block):
                         raise UsageError(f"what is compressed in {path} is not a tar of images")
                     check_growth(path, target.tell() + len(block))
                     target.write(block)

@@ -7,13 +7,15 @@ some hundred megabytes, and workers can map the same rows from a file instead of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .account import Account
 
 # How a row's bytes are had: a file of its own, a range of an archive, or a deflated range of a zip. The ranges of zips
 # begin at the member's local header, whose length only reading tells.
@@ -27,12 +29,7 @@ _PLACE: list[tuple[str, str]] = [
     ("size", "<i8"),  # bytes of the file itself
     ("crc", "<u4"),  # from a zip's directory
 ]
-_BLOCK = 1 << 16
-# So many files are worth starting worker processes for.
-MANY = 4000
-
-# What torchvision's ImageFolder takes for an image, so that the same folders give the same classes.
-IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
+BLOCK = 1 << 16
 
 Table = npt.NDArray[np.void]
 
@@ -47,52 +44,23 @@ def image_dtype(name_bytes: int, key_bytes: int) -> np.dtype[np.void]:
     return np.dtype([*_PLACE, ("name", f"S{max(1, name_bytes)}"), ("label", "<i4"), ("key", f"S{max(1, key_bytes)}")])
 
 
-class MemberList:
-    """Collects rows one by one and turns them into arrays block by block, so that Python objects never pile up.
-
-    Args:
-        on_many: called once, when there are some thousand rows: there will be work for others.
-    """
-
-    def __init__(self, on_many: Callable[[], None] | None = None) -> None:
-        self._on_many = on_many
-        self._blocks: list[Table] = []
-        self._rows: list[tuple[int, int, int, int, int, int, bytes]] = []
-
-    def add(
-        self, name: bytes, *, container: int = 0, method: int, offset: int = 0, stored: int, size: int, crc: int = 0
-    ) -> None:
-        """One more file; names end in no NUL byte, since numpy's fixed-width strings drop it."""
-        self._rows.append((container, method, offset, stored, size, crc, name))
-        if len(self._rows) >= _BLOCK or (self._on_many is not None and len(self._rows) >= MANY):
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._on_many is not None and len(self._rows) >= MANY:
-            self._on_many()
-            self._on_many = None
-        if self._rows:
-            self._blocks.append(np.array(self._rows, dtype=member_dtype(max(len(row[6]) for row in self._rows))))
-            self._rows = []
-
-    def table(self) -> Table:
-        """All rows, in the order of adding."""
-        self._flush()
-        table = np.empty(
-            sum(map(len, self._blocks)),
-            dtype=member_dtype(max((block.dtype["name"].itemsize for block in self._blocks), default=1)),
-        )
-        at = 0
-        for block in self._blocks:
-            table[at : at + len(block)] = block
-            at += len(block)
-        return table
+def concatenate(blocks: Sequence[Table]) -> Table:
+    """Tables of rows for files as one, with names as wide as the longest."""
+    table = np.empty(
+        sum(map(len, blocks)),
+        dtype=member_dtype(max((block.dtype["name"].itemsize for block in blocks), default=1)),
+    )
+    at = 0
+    for block in blocks:
+        table[at : at + len(block)] = block
+        at += len(block)
+    return table
 
 
 def names_of(members: Table) -> Iterable[bytes]:
     """The names of a table as bytes objects, made block by block."""
-    for start in range(0, len(members), _BLOCK):
-        yield from members["name"][start : start + _BLOCK].tolist()
+    for start in range(0, len(members), BLOCK):
+        yield from members["name"][start : start + BLOCK].tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +81,7 @@ class Source:
         classes: (wnid, readable name), in label order.
         splits: by name, in the order train, val, test, others.
         containers: the files or folders that rows refer to by number.
+        account: all files of the source, and why those that are in no split are not.
     """
 
     name: str
@@ -120,6 +89,7 @@ class Source:
     classes: tuple[tuple[str, str], ...]
     splits: Mapping[str, Split]
     containers: tuple[Path, ...]
+    account: Account = field(default_factory=Account)
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """SHA-256 over classes and the split, key, size and label of every image of `splits`.
@@ -149,7 +119,7 @@ class ImageList:
         self._members.append(member)
         self._labels.append(label)
         self._keys.append(key)
-        if len(self._members) >= _BLOCK:
+        if len(self._members) >= BLOCK:
             self._flush()
 
     def _flush(self) -> None:
@@ -200,8 +170,3 @@ class ImageList:
                 part["label"] = np.array([class_index[bytes(name)] for name in names], np.int32)[inverse]
             at += len(numbers)
         return Split(images=table[np.argsort(table["key"], kind="stable")], labelled=labelled)
-
-
-def is_image(name: bytes) -> bool:
-    """Whether a file's name says that it is an image; macOS's `._` companions are none."""
-    return name[-5:].lower().endswith(IMAGE_ENDINGS) and not name.startswith(b"._", name.rfind(b"/") + 1)

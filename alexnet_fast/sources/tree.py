@@ -7,18 +7,24 @@ distributed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from ..errors import DamagedDataError, UsageError
-from .reading import FileReader
-from .table import ImageList, Source, Table, is_image, names_of
+from ..errors import UsageError
+from .classes import Classes, order_classes
+from .labels import (
+    CLASS_LISTS,
+    class_names,
+    label_files,
+    listed_classes,
+    read_labels,
+    refuse_no_match,
+)
+from .listing import Listing
+from .names import check_utf8, composed, shown
+from .splits import Layout, Wanted, find_layout, in_order
+from .table import ImageList, Source, Split, Table, names_of
 
-SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"valid": "val", b"validation": "val", b"test": "test"}
-SPLIT_ORDER = ("train", "val", "test")
-_KAGGLE_BASE = b"ILSVRC/Data/CLS-LOC/"
-_VAL_LABELS = (b"val_annotations.txt", b"LOC_val_solution.csv", b"val_labels.txt", b"val_labels.csv")
-_CLASS_NAMES = (b"words.txt", b"LOC_synset_mapping.txt")
 _LABELS_FROM = {
     "ilsvrc2012": (
         "put ILSVRC2012_devkit_t12.tar.gz beside the tar, which image-net.org has on the page of the tars (development "
@@ -27,283 +33,325 @@ _LABELS_FROM = {
     "kaggle": "put LOC_val_solution.csv, which Kaggle's download holds beside the folder ILSVRC, back there",
     "tiny-imagenet": "put val_annotations.txt, which tiny-imagenet-200.zip holds in the folder val, back there",
 }
-_LARGEST_TEXT = 256 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what editors on Windows put before UTF-8
-WNID = re.compile(rb"n\d{8}")
+# The wnid in the names of ImageNet's training images, and of all images as the Hugging Face hub had them.
+_WNID_LAST = re.compile(rb".*_(n\d{8})\.\w+")
+_WNID_FIRST = re.compile(rb"(n\d{8})_\d+\.\w+")
+_SHOWN_FOLDERS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flat:
+    """Images of one split that lie in no class folder: row numbers and base names."""
+
+    numbers: list[int]
+    names: list[bytes]
 
 
 def read_tree(
     name: str,
-    members: Table,
-    containers: Sequence[Path],
+    listing: Listing,
     *,
     format: str = "auto",
     beside: Mapping[bytes, bytes] | None = None,
     called: str = "",
-    wanted: Collection[str] | None = None,
+    wanted: Wanted,
+    alone: str | None = None,
+    skip_missing: bool = False,
 ) -> Source:
     """The source that a listing of files is, by its folders.
 
     Args:
         name: of the source, for people.
-        members: all files.
-        containers: what the rows refer to.
+        listing: all files.
         format: 'auto', 'tiny-imagenet', 'imagefolder' or 'kaggle'.
         beside: contents of label files that lie outside the listing, by base name.
         called: the format's name, where the caller knows it.
-        wanted: splits that will be packed; of others, labels and classes are not asked for. None for all.
+        wanted: splits that will be packed; of others, labels and classes are not asked for.
+        alone: the split that the source is by its own name, where it holds no folders of splits.
+        skip_missing: leave out images without a label, and pass over labels without an image, instead of ending.
 
     Raises:
         UsageError: there are no images, or labels are missing (the text says which file and where it is had).
         DamagedDataError: a label file cannot be read.
     """
-    texts = _small_files(members, containers, beside or {})
-    base = _base_folder(members)
-    found = called or _format(base, texts)
-    splits, flat = _sort_images(members, base, texts, found, wanted)
-    if not splits:
-        archive = next((n for n in names_of(members) if n.endswith((b".zip", b".tar", b".tgz", b".tar.gz"))), None)
-        hint = f"{archive.decode(errors='replace')} in it" if archive else "the folder or archive they are in"
-        raise UsageError(f"{name} holds no images ({', '.join(_endings())}): give {hint}")
+    members = listing.table()
+    if not len(members):
+        raise UsageError(_no_images(name, listing))
+    account = listing.account
+    layout = find_layout(listing.folders, account, wanted=wanted, alone=alone, archives=listing.joined)
+    texts = _Texts(listing, layout, dict(beside or {}))
+    found = called or _format(layout, texts)
     if format not in ("auto", found):
         raise UsageError(f"{name} looks like {found}, not like {format}: leave --format out, or give another SOURCE")
-    classes = _classes(splits, flat, name, wanted)
-    index = {wnid: i for i, wnid in enumerate(classes)}
-    readable = class_names(texts, index)
-    tables = {}
-    for split in (*SPLIT_ORDER, *sorted(set(splits) - set(SPLIT_ORDER))):
-        if split in splits:
-            labelled = split not in flat and (wanted is None or split in wanted)
-            tables[split] = splits[split].split(members, class_index=index, labelled=labelled)
-            _refuse_twins(tables[split].images, name)
+    splits, flat = _sort_images(members, layout, listing, name)
+    unlabelled, by_file = _place_flat(splits, flat, members, texts, found, listing, wanted, skip_missing)
+    classes = _classes(splits, unlabelled, by_file, name, wanted, listing, texts)
+    tables: dict[str, Split] = {}
+    for split in in_order(splits):
+        labelled = split not in unlabelled and wanted.takes(split)
+        tables[split] = splits[split].split(members, class_index=classes.index, labelled=labelled)
+        _refuse_twins(tables[split].images, name)
+    readable = class_names(texts.class_texts(), set(classes.index))
     return Source(
-        name=name,
-        format=found,
-        classes=tuple((wnid.decode(errors="replace"), readable.get(wnid, wnid.decode(errors="replace")))
-                      for wnid in classes),
-        splits=tables,
-        containers=tuple(containers),
+        name=name, format=found,
+        classes=tuple((wnid, readable.get(wnid.encode(), text)) for wnid, text in classes.names),
+        splits=tables, containers=tuple(listing.containers), account=listing.close(texts.used),
     )  # fmt: skip
 
 
-def _endings() -> Iterable[str]:
-    from .table import IMAGE_ENDINGS
-
-    return (ending.decode() for ending in IMAGE_ENDINGS)
-
-
-def _small_files(members: Table, containers: Sequence[Path], beside: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Contents of the label and class-name files of a listing, by base name; those nearest the top win."""
-    wanted = {*_VAL_LABELS, *_CLASS_NAMES, b"wnids.txt"}
-    texts = dict(beside)
-    depth: dict[bytes, int] = {}
-    with FileReader(containers) as reader:
-        for number, name in enumerate(names_of(members)):
-            if not name.endswith((b".txt", b".csv")):
-                continue
-            base = name.rpartition(b"/")[2]
-            if base not in wanted or depth.get(base, 1 << 30) <= name.count(b"/"):
-                continue
-            if members["size"][number] > _LARGEST_TEXT:
-                raise DamagedDataError(f"{name.decode(errors='replace')} is too large to be a file of labels")
-            depth[base] = name.count(b"/")
-            try:
-                texts[base] = reader.read(members[number])
-            except DamagedDataError as error:
-                raise DamagedDataError(f"{name.decode(errors='replace')} cannot be used: {error}") from None
-    return texts
+def _no_images(name: str, listing: Listing) -> str:
+    """Why nothing of a source is an image, and what to give instead."""
+    if listing.archives:
+        where = shown(listing.archives[0])
+        return f"{name} holds no images, but an archive: give {where} in it as SOURCE, or unpack it"
+    left = listing.close()
+    what = f" ({left})" if left.files else ""
+    return f"{name} holds no images{what}: give the folder or archive they are in"
 
 
-def _base_folder(members: Table) -> bytes:
-    """The folder that split or class folders lie in: Kaggle's, or whatever all images have in common above those."""
-    common: list[bytes] | None = None
-    direct = False  # whether an image lies in the common folder itself, which is a class then
-    last: bytes | None = None
-    for name in names_of(members):
-        folder = name[: name.rfind(b"/") + 1]
-        if folder == last or not is_image(name):
-            continue
-        last = folder
-        if _KAGGLE_BASE in name:
-            return name[: name.index(_KAGGLE_BASE)] + _KAGGLE_BASE
-        folders = name.split(b"/")[:-1]
-        if common is None:
-            common, direct = folders, True
-        elif common != folders[: len(common)]:
-            same = 0
-            while same < min(len(common), len(folders)) and common[same] == folders[same]:
-                same += 1
-            direct = len(folders) == same or (direct and len(common) == same)
-            common = common[:same]
-    parts = common or []
-    for place, part in enumerate(parts):
-        # One split alone (val/...), or one class alone (n01440764/...): those folders are not to be stripped.
-        if part in SPLIT_FOLDERS or WNID.fullmatch(part):
-            parts = parts[:place]
-            break
-    else:
-        if direct:
-            parts = parts[: -2 if parts[-1:] == [b"images"] else -1]
-    return b"".join(part + b"/" for part in parts)
+class _Texts:
+    """The files of labels and names that a tree has, within it or beside it; those that are read are noted."""
+
+    def __init__(self, listing: Listing, layout: Layout, beside: dict[bytes, bytes]) -> None:
+        self._listing = listing
+        self._layout = layout
+        self._beside = beside
+        self.used: list[bytes] = []
+
+    def names(self) -> list[bytes]:
+        return [*self._listing.texts, *self._beside]
+
+    def has(self, base: bytes) -> bool:
+        return any(_base(name) == base for name in self.names())
+
+    def read(self, name: bytes) -> bytes:
+        if name in self._listing.texts:
+            self.used.append(name)
+            return self._listing.read_texts([name])[name]
+        return self._beside[name]
+
+    def for_split(self, split: str, only: bool) -> bytes | None:
+        """The file of a split's labels: one in its own folder before one elsewhere."""
+        own = tuple(folder for folder, of in self._layout.splits.items() if of == split)
+        found = label_files(self.names(), split, only=only)
+        return next((name for name in found if name.startswith(own) and own != (b"",)), None) or next(iter(found), None)
+
+    def class_texts(self) -> dict[bytes, bytes]:
+        """By base name, those nearest to the top first."""
+        texts: dict[bytes, bytes] = {}
+        wanted = (b"words.txt", b"LOC_synset_mapping.txt", b"Labels.json", b"imagenet_class_index.json")
+        for name in sorted(self._listing.texts, key=lambda n: n.count(b"/")):
+            if _base(name) in wanted and _base(name) not in texts:
+                texts[_base(name)] = self.read(name)
+        return {**{_base(k): v for k, v in self._beside.items() if _base(k) in wanted}, **texts}
+
+    def class_list(self) -> list[bytes]:
+        """The lines of a list of classes at the top; empty where there is none."""
+        for base in CLASS_LISTS:
+            for name in (base, self._layout.base + base):
+                if name in self._listing.texts:
+                    return listed_classes(self.read(name), shown(name))
+        return []
+
+
+def _base(name: bytes) -> bytes:
+    return name[name.rfind(b"/") + 1 :]
 
 
 def _sort_images(
-    members: Table, base: bytes, texts: Mapping[bytes, bytes], format: str, wanted: Collection[str] | None
-) -> tuple[dict[str, ImageList], set[str]]:
-    """(images by split, those splits that stay without labels)."""
+    members: Table, layout: Layout, listing: Listing, source: str
+) -> tuple[dict[str, ImageList], dict[str, _Flat]]:
+    """(images within class folders, images beside them), by split; those in no split are left out and said."""
     splits: dict[str, ImageList] = {}
-    flat: dict[str, list[tuple[int, bytes]]] = {}
-    by_split = _has_split_folders(members, base)
+    flat: dict[str, _Flat] = {}
+    outside: dict[bytes, None] = {}
     last: bytes | None = None
     place: tuple[str, bytes, bytes] | None = None
-    for number, name in enumerate(names_of(members)):
+    number = -1
+    for name in names_of(members):
+        number += 1
         at = name.rfind(b"/") + 1
         # What there is to know of an image is in its folder's name, and neighbours share it: a third of the time.
         if name[:at] != last:
             last = name[:at]
-            place = _place_of(last, base, by_split)
-        if place is None or not is_image(name):
+            place = _place_of(last, layout)
+            check_utf8(last, f"a folder of {source}")
+        base = name[at:]
+        if not base.isascii():
+            check_utf8(base, f"an image in {shown(name[:at]) or source}")
+        if place is None:
+            top = (
+                name[len(layout.base) :].partition(b"/")[0] if name.startswith(layout.base) else name.partition(b"/")[0]
+            )
+            outside[top] = None
+            where = (
+                f"in {shown(top)}"
+                if len(outside) <= _SHOWN_FOLDERS and at
+                else "in other folders"
+                if at
+                else "beside them"
+            )
+            listing.account.leave_out(f"{where}, outside of the splits' folders", name)
             continue
         split, wnid, prefix = place
         if wnid:
-            splits.setdefault(split, ImageList()).add(number, wnid, prefix + name[at:])
+            splits.setdefault(split, ImageList()).add(number, wnid, prefix + base)
         else:
-            flat.setdefault(split, []).append((number, name[at:]))
-    return splits, _place_flat(splits, flat, texts, format, wanted)
+            images = flat.setdefault(split, _Flat(numbers=[], names=[]))
+            images.numbers.append(number)
+            images.names.append(base)
+    return splits, flat
 
 
-def _place_of(folder: bytes, base: bytes, by_split: bool) -> tuple[str, bytes, bytes] | None:
+def _place_of(folder: bytes, layout: Layout) -> tuple[str, bytes, bytes] | None:
     """(split, class, what comes before the file's name in a key) of a folder's images; None if they are no part.
 
     `folder` ends in '/', or is empty. The class is empty where the folder is none of a class.
     """
-    if not folder.startswith(base):
+    at = max((len(top) for top in layout.splits if folder.startswith(top)), default=-1)
+    if at < 0:
         return None
-    parts = folder[len(base) :].split(b"/")[:-1]
-    split = "train"
-    if by_split:
-        if not parts or parts[0] not in SPLIT_FOLDERS:
-            return None
-        split = SPLIT_FOLDERS[parts.pop(0)]
+    split = layout.splits[folder[:at]]
+    parts = folder[at:].split(b"/")[:-1]
     if not parts or parts[0] == b"images":
         return split, b"", b""
     inner = parts[2:] if parts[1:2] == [b"images"] else parts[1:]
     return split, parts[0], b"".join(part + b"/" for part in [parts[0], *inner])
 
 
-def _has_split_folders(members: Table, base: bytes) -> bool:
-    last: bytes | None = None
-    for name in names_of(members):
-        folder = name[: name.rfind(b"/") + 1]
-        if folder != last and is_image(name):
-            last = folder
-            if folder.startswith(base) and folder[len(base) :].partition(b"/")[0] in SPLIT_FOLDERS:
-                return True
-    return False
-
-
 def _place_flat(
     splits: dict[str, ImageList],
-    flat: Mapping[str, list[tuple[int, bytes]]],
-    texts: Mapping[bytes, bytes],
+    flat: Mapping[str, _Flat],
+    members: Table,
+    texts: _Texts,
     format: str,
-    wanted: Collection[str] | None,
-) -> set[str]:
-    """Put images that lie in no class folder into their splits; returns the splits that have no labels."""
-    labels_file = next((name for name in _VAL_LABELS if name in texts), None)
-    labels = parse_labels(texts[labels_file], labels_file.decode()) if labels_file else {}
+    listing: Listing,
+    wanted: Wanted,
+    skip_missing: bool,
+) -> tuple[set[str], set[str]]:
+    """Put images that lie in no class folder into their splits.
+
+    Returns:
+        (the splits that have no labels, those that have them from a file).
+    """
     unlabelled = set()
+    labelled: dict[bytes, list[str]] = {}
     for split, images in flat.items():
         if split in splits:
-            shown = images[0][1].decode(errors="replace")
             raise UsageError(
-                f"split {split} has images within class folders and images beside them ({shown}): "
+                f"split {split} has images within class folders and images beside them ({shown(images.names[0])}): "
                 "put each image into the folder of its class"
             )
-        target = splits[split] = ImageList()
-        if split == "test" or (wanted is not None and split not in wanted):
+        file = texts.for_split(split, only=len(flat) == 1)
+        if not wanted.takes(split) or (file is None and split == "test"):
             unlabelled.add(split)
-            for number, file in images:
-                target.add(number, b"", file)
-            continue
-        if labels_file is None:
-            others = [name for name in splits if name not in flat] if wanted is None else []
+        elif file is not None:
+            labelled.setdefault(file, []).append(split)
+        elif not _place_by_names(splits, split, images, listing):
+            others = [name for name in splits if name not in flat] if wanted.names is None else []
             raise UsageError(_missing_labels(split, format, others))
-        for number, file in images:
-            label = labels.get(file) or labels.get(file.rpartition(b".")[0])
-            if label is None:
+    for split in unlabelled:
+        target = splits[split] = ImageList()
+        for number, file_name in zip(flat[split].numbers, flat[split].names, strict=True):
+            target.add(number, b"", file_name)
+    for file, of in labelled.items():
+        _place_by_file(splits, {split: flat[split] for split in of}, file, members, texts, listing, skip_missing)
+    return unlabelled, {split for of in labelled.values() for split in of}
+
+
+def _place_by_file(
+    splits: dict[str, ImageList], flat: Mapping[str, _Flat], file: bytes, members: Table, texts: _Texts,
+    listing: Listing, skip_missing: bool,
+) -> None:  # fmt: skip
+    """Put the images of some splits where one file of labels says."""
+    names = [name for images in flat.values() for name in images.names]
+    called = shown(file)
+    table = read_labels(texts.read(file), _last(called), names)
+    refuse_no_match(table, _last(called), names, " and ".join(flat))
+    listing.account.note(f"labels of {' and '.join(flat)} are from {called}, {table.column}")
+    lost = table.without_image(names)
+    if lost:
+        text = f"{_last(called)} names {len(lost):,} images that SOURCE has not ({', '.join(map(shown, lost[:2]))} ...)"
+        if not skip_missing:
+            raise UsageError(f"{text}: fetch it or them again, or pack what is there with --on-missing skip")
+        listing.account.note(text)
+    forms = {composed(name): name for images in splits.values() for name in images.class_names()}
+    for split, images in flat.items():
+        target = ImageList()
+        for number, name in zip(images.numbers, images.names, strict=True):
+            label = table.label(name)
+            if label is None and not skip_missing:
                 raise UsageError(
-                    f"{labels_file.decode()} has no label for {file.decode(errors='replace')} of split {split}: "
-                    "fetch it again, or give the one that belongs to these images"
+                    f"{_last(called)} has no label for {shown(name)} of split {split}: fetch it again, give the one "
+                    "that belongs to these images, or leave such images out with --on-missing skip"
                 )
-            target.add(number, label, label + b"/" + file)
-    return unlabelled
+            if label is None:
+                listing.account.leave_out(f"without a label in {called}", bytes(members["name"][number]) or name)
+                continue
+            label = forms.get(label, label)
+            target.add(number, label, label + b"/" + name)
+        if len(target):
+            splits[split] = target
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _place_by_names(splits: dict[str, ImageList], split: str, images: _Flat, listing: Listing) -> bool:
+    """Label images by the wnids in their names, where each has one; False where not."""
+    for pattern in (_WNID_LAST, _WNID_FIRST):
+        found = [pattern.fullmatch(name) for name in images.names]
+        if all(found):
+            target = splits[split] = ImageList()
+            for number, name, match in zip(images.numbers, images.names, found, strict=True):
+                wnid = match[1] if match else b""
+                target.add(number, wnid, wnid + b"/" + name)
+            listing.account.note(f"labels of {split} are the wnids in the images' names ({shown(images.names[0])})")
+            return True
+    return False
 
 
 def _missing_labels(split: str, format: str, others: Sequence[str]) -> str:
     """Which file would hold the labels of images that lie in no class folder, and where that file is had."""
+    rest = f"; or pack without it: {' '.join(f'--split {name}' for name in others)}" if others else ""
     if split == "val" and format in _LABELS_FROM:
-        rest = f"; or pack without it: {' '.join(f'--split {name}' for name in others)}" if others else ""
         return f"the labels of split val are missing: {_LABELS_FROM[format]}{rest}"
     return (
         f"split {split} has images that lie in no class folder: make a folder for each class, or put beside them a "
-        "val_labels.txt with a line of FILE CLASS for each"
+        f"{split}_labels.txt with a line of FILE CLASS for each{rest}"
     )
 
 
-def parse_labels(text: bytes, name: str) -> dict[bytes, bytes]:
-    """Class by file name from val_annotations.txt, LOC_val_solution.csv, or lines of 'FILE WNID' or 'FILE,WNID'.
-
-    Raises:
-        DamagedDataError: a line holds no file and class, or another class than a line before it.
-    """
-    table: dict[bytes, bytes] = {}
-    for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), 1):
-        # Names may hold spaces where tabs part the columns.
-        words = line.strip().split(b"\t") if b"\t" in line.strip() else line.replace(b",", b" ").split()
-        if not words or (number == 1 and words[0] in (b"ImageId", b"filename", b"file", b"image")):
-            continue
-        if len(words) < 2:
-            raise DamagedDataError(f"line {number} of {name} names no file and class: fetch it again")
-        file, label = words[0].rpartition(b"/")[2], words[1].split()[0] if words[1].split() else b""
-        if not label or table.setdefault(file, label) != label:
-            shown = file.decode(errors="replace")
-            raise DamagedDataError(f"line {number} of {name} gives {shown} no class or a second one: fetch it again")
-    return table
-
-
-def class_names(texts: Mapping[bytes, bytes], classes: Collection[bytes]) -> dict[bytes, str]:
-    """Readable names of `classes` from words.txt (tab) or LOC_synset_mapping.txt (space), where those have them."""
-    names = {}
-    for file in _CLASS_NAMES:
-        for line in texts.get(file, b"").removeprefix(_BYTE_ORDER_MARK).splitlines():
-            wnid, found, words = line.partition(b"\t")
-            if not found:
-                wnid, _, words = line.strip().partition(b" ")
-            if wnid in classes and words:
-                names[wnid] = words.decode(errors="replace").strip()
-    return names
+def _classes(
+    splits: Mapping[str, ImageList], unlabelled: set[str], by_file: set[str], name: str, wanted: Wanted,
+    listing: Listing, texts: _Texts,
+) -> Classes:  # fmt: skip
+    """Classes in label order: train's, sorted, as ImageFolder has them; else those of all labelled splits."""
+    named = {split: images.class_names() for split, images in splits.items() if split not in unlabelled}
+    if "train" not in named:
+        used = set().union(*named.values())
+    else:
+        used = named["train"]
+        for split, found in named.items():
+            strange = sorted(found - used) if wanted.takes(split) else []
+            if strange:
+                raise UsageError(
+                    f"{name}: split {split} has class {shown(strange[0])}, which train has not ({len(strange)} such): "
+                    "the splits must be of the same classes"
+                )
+    listed = texts.class_list() if used and all(text.isdigit() for text in used) else []
+    folders = not by_file & ({"train"} if "train" in named else set(named))
+    classes = order_classes(used, name, listing.account, folders=folders, listed=listed)
+    # Classes of splits that are not packed may be strange; they get a label that no record has.
+    others = {text: 0 for found in named.values() for text in found if text not in classes.index}
+    return Classes(names=classes.names, index={**others, **classes.index})
 
 
-def _classes(splits: Mapping[str, ImageList], flat: set[str], name: str, wanted: Collection[str] | None) -> list[bytes]:
-    """Class names in label order: train's, sorted, as ImageFolder has them; else those of all labelled splits."""
-    labelled = {split: images.class_names() for split, images in splits.items() if split not in flat}
-    if "train" not in labelled:
-        return sorted(set().union(*labelled.values()))
-    for split, found in labelled.items():
-        strange = sorted(found - labelled["train"]) if wanted is None or split in wanted else []
-        if strange:
-            raise UsageError(
-                f"{name}: split {split} has class {strange[0].decode(errors='replace')}, which train has not "
-                f"({len(strange)} such): the splits must be of the same classes"
-            )
-    return sorted(labelled["train"])
-
-
-def _format(base: bytes, texts: Mapping[bytes, bytes]) -> str:
-    if base.endswith(_KAGGLE_BASE):
+def _format(layout: Layout, texts: _Texts) -> str:
+    if layout.base.endswith(b"ILSVRC/Data/CLS-LOC/"):
         return "kaggle"
-    return "tiny-imagenet" if b"val_annotations.txt" in texts or b"wnids.txt" in texts else "imagefolder"
+    return "tiny-imagenet" if texts.has(b"val_annotations.txt") or texts.has(b"wnids.txt") else "imagefolder"
 
 
 def _refuse_twins(images: Table, name: str) -> None:

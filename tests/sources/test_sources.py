@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from source_files import jpeg, records, tiny_files, write_files, write_zip
+from source_files import jpeg, records, tar_bytes, tiny_files, write_files, write_zip
 
 from alexnet_fast.errors import DamagedDataError, UsageError
 from alexnet_fast.packing import pack
@@ -29,16 +29,6 @@ EXPECTED = {
     "train": sorted((key, WNIDS.index(key[:9]), data) for key, data in TRAIN.items()),
     "val": sorted((f"{w}/{k}", WNIDS.index(w), d) for w, (k, d) in zip(VAL_WNIDS, VAL.items(), strict=True)),
 }
-
-
-def tar_bytes(files, mode="w", format=tarfile.GNU_FORMAT):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode, format=format) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
 
 
 def train_tar():
