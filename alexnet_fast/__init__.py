@@ -3,7 +3,7 @@
     import alexnet_fast as af
 
     af.pack("tiny-imagenet-200.zip", "data")
-    loader = af.open_loader(af.LoaderConfig(dataset="data", split="train", batch_size=128))
+    loader = af.open_loader("data", split="train", batch_size=128)
     for images, labels in loader:
         ...
 
@@ -27,6 +27,7 @@ _HOME = {
     "Loader": "loaders",
     "LoaderConfig": "config",
     "ShardReader": "dataset",
+    "Share": "config",
     "TrainConfig": "config",
     "UsageError": "errors",
     "bench_loader": "bench",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .config import Augmentation as Augmentation
     from .config import BenchConfig as BenchConfig
     from .config import LoaderConfig as LoaderConfig
+    from .config import Share as Share
     from .config import TrainConfig as TrainConfig
     from .dataset import DatasetInfo as DatasetInfo
     from .dataset import ShardReader as ShardReader

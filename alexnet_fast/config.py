@@ -5,7 +5,7 @@ Values come from the caller alone: no config reads argv or the environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,9 +82,23 @@ def _area(value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _function(value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise ValueError
+    return value  # type: ignore[no-any-return]
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not 0 < value <= 1:
+        raise ValueError
+    return float(value)
+
+
 AREA = Kind("two shares of an image, 0 < from <= to <= 1", _area, "FROM,TO")
 BACKEND = one_of(*BACKENDS)
 DEVICE = Kind(f"one of {', '.join(DEVICES)}", _device, "|".join(DEVICES), words=DEVICES)
+FUNCTION = Kind("something that can be called", _function, "FUNCTION")
+SHARE = Kind("a number over 0 and up to 1", _share, "X", parse=float)
 DTYPE = Kind("a dtype", dtype_name, "DTYPE")
 WORKERS = auto_or(whole(0, MOST_WORKERS))
 
@@ -104,6 +118,26 @@ class Augmentation:
     crop: str = option("resized", one_of(*CROPS))
     area: tuple[float, float] = option((0.08, 1.0), AREA)
     flip: str = option("random", one_of(*FLIPS))
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a split's records, drawn once: the same for every epoch, rank and run.
+
+    Of two shares with one seed the smaller lies within the larger.
+
+    Attributes:
+        fraction: how much, over 0 and up to 1.
+        seed: another one draws other records.
+        per_class: take that fraction of each class, rounded and one record at least; else of all records together.
+    """
+
+    fraction: float = field(metadata=declared(SHARE))
+    seed: int = option(0, whole(0))
+    per_class: bool = option(True, SWITCH)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -134,6 +168,20 @@ class LoaderConfig:
         eval_resize: shorter side, pixels, to which evaluation scales an image before its centre `image_size` is cut
             out; None: 256/224 of image_size.
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
+        records: which records an epoch reads: record numbers, a boolean mask over the split, a `Share` or its
+            fraction; training shuffles them. Or a function of (seed, epoch) that returns numbers or a mask: an epoch
+            reads them in the order in which they are given. None: all.
+        weights: for training: a number from 0 up for each record of the split (or for each of `records`). As many
+            records as before are drawn with replacement, in proportion to them. None: each is read once.
+        views: crops of each image in a batch, each drawn and mirrored by itself; for training.
+        image_transform: called in the workers on each crop, a uint8 tensor (3, S, S), with random numbers of
+            (seed, epoch, record); returns such a tensor, which is then normalised, or a floating-point one, which is
+            handed out as it is. Not for the dali and synthetic backends, nor for resident on a GPU.
+        batch_transform: called on the device on a batch's images and labels (or on the images alone, if it takes no
+            more), with random numbers of (seed, epoch, records); returns what it was given, changed. Labels may become
+            (N, classes), as those of torchvision's MixUp and CutMix.
+        batch_transform_at: 'normalised': `batch_transform` gets images as they are handed out; 'uint8': it gets them
+            before they are normalised.
     """
 
     dataset: Path | str | None = option(None, PLACE)
@@ -155,6 +203,12 @@ class LoaderConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     eval_resize: int | None = option(None, whole(1))
     options: Mapping[str, Any] = field(default_factory=dict)
+    records: Any = field(default=None, compare=False)
+    weights: Any = field(default=None, compare=False)
+    views: int = option(1, whole(1))
+    image_transform: Callable[..., Any] | None = option(None, FUNCTION)
+    batch_transform: Callable[..., Any] | None = option(None, FUNCTION)
+    batch_transform_at: str = option("normalised", one_of("normalised", "uint8"))
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -164,6 +218,8 @@ class LoaderConfig:
             self.eval_resize is None or self.eval_resize >= self.image_size,
             f"eval_resize must be a whole number from image_size={self.image_size} up, got {self.eval_resize!r}",
         )
+        _require(self.views == 1 or bool(self.train), f"views={self.views} needs train=True: evaluation draws no crops")
+        _require(self.weights is None or bool(self.train), "weights need train=True: evaluation draws no records")
         _require(
             self.rank < self.world_size,
             f"rank must be in 0..world_size-1, got rank={self.rank!r} and world_size={self.world_size!r}",

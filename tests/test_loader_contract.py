@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import io
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, UsageError, open_loader
+from alexnet_fast import Batch, Loader, LoaderConfig, ShardReader, Share, UsageError, open_loader
 from alexnet_fast.images import native
 from alexnet_fast.loaders.dali import loader as dali
 from alexnet_fast.loaders.resident import ResidentLoader
@@ -349,3 +351,195 @@ def test_unknown_option_and_split_are_refused(case: Case, open_case: Callable[..
         open_case(case, options={"no_such_option": 1})
     with pytest.raises(UsageError, match="no split 'nosuch'"):
         open_case(case, split="nosuch")
+
+
+@every_case
+def test_records_and_their_names_go_with_the_images(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    order, seen = loader.order(0), []
+    reader = ShardReader(loader.config.dataset, "train")  # type: ignore[arg-type]
+    for batch in loader:
+        images, labels = batch
+        assert images is batch.images and labels is batch.labels
+        assert batch.records.dtype == np.int64
+        assert loader.keys(batch.records) == [reader.key(record) for record in batch.records.tolist()]
+        if case.reads:
+            assert batch.labels.tolist() == reader.labels[batch.records].tolist()
+        seen += batch.records.tolist()
+    assert seen == order[:48].tolist()
+    val = open_case(case, split="val")
+    assert np.concatenate([batch.records for batch in val]).tolist() == list(range(23))
+    with pytest.raises(IndexError):
+        loader.keys([53])
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["numbers", "mask", "function"])
+def test_a_part_of_the_records_is_read(case: Case, kind: str, open_case: Callable[..., Loader]) -> None:
+    chosen = np.arange(3, 50, 2)
+    records: Any = {
+        "numbers": chosen.tolist(),
+        "mask": np.isin(np.arange(53), chosen),
+        "function": lambda seed, epoch: np.roll(chosen, epoch + seed),
+    }[kind]
+    loaders = [open_case(case, records=records, batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [len(loader) for loader in loaders] == [3, 3]
+    for epoch in range(2):
+        parts = [np.concatenate([batch.records for batch in loader]) for loader in loaders]
+        assert sorted(np.concatenate(parts).tolist()) == chosen.tolist()
+        if kind == "function":  # in the order that it gives
+            assert np.stack(parts, axis=1).ravel().tolist() == np.roll(chosen, epoch).tolist()
+        else:
+            assert np.stack(parts, axis=1).ravel().tolist() != chosen.tolist()
+    val = open_case(case, split="val", records=[5, 1, 7], batch_size=2)
+    assert [batch.records.tolist() for batch in val] == [[5, 1], [7]]
+    whole = open_case(case, split="val", batch_size=2).read([5, 1, 7])
+    if case.reads:
+        assert torch.equal(torch.cat([batch.images for batch in val]), whole.images)
+
+
+@every_case
+def test_records_change_between_epochs_without_new_workers(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    before = [batch.records.tolist() for batch in loader]
+    assert len(before) == 6
+    running = {child.pid for child in psutil.Process().children(recursive=True)}
+    loader.set_records(range(20, 36))
+    assert len(loader) == 2 and loader.num_records == 16
+    assert sorted(record for batch in loader for record in batch.records.tolist()) == list(range(20, 36))
+    loader.set_records(weights=[1.0] + [0.0] * 51 + [3.0])
+    assert {record for batch in loader for record in batch.records.tolist()} == {0, 52}
+    loader.set_records()
+    assert len(list(loader)) == 6
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == running
+
+
+@every_case
+def test_a_part_resumes_in_mid_epoch_and_refuses_another(case: Case, open_case: Callable[..., Loader]) -> None:
+    settings: dict[str, Any] = {"records": Share(0.5), "weights": np.arange(53), "batch_size": 4}
+    loader = open_case(case, **settings)
+    steps = iter(loader)
+    next(steps), next(steps)
+    state = loader.state_dict()
+    rest = list(steps)
+    again = open_case(case, **settings)
+    again.load_state_dict(state)
+    resumed = list(again)
+    assert [batch.records.tolist() for batch in resumed] == [batch.records.tolist() for batch in rest]
+    if case.exact:
+        assert all(torch.equal(a.images, b.images) for a, b in zip(resumed, rest, strict=True))
+    other = open_case(case, **{**settings, "records": Share(0.5, seed=1)})
+    other.load_state_dict(state)
+    with pytest.raises(UsageError, match="other records or weights"):
+        next(iter(other))
+    other.load_state_dict(loader.state_dict())  # the start of an epoch may read anything
+    assert len(list(other)) == len(other)
+
+
+@every_case
+def test_a_batch_of_numbers_that_are_given(case: Case, open_case: Callable[..., Loader]) -> None:
+    for split, batch_size in (("train", 8), ("val", 3)):
+        loader = open_case(case, split=split, batch_size=batch_size)
+        steps = iter(loader)
+        kept = [next(steps), next(steps)]
+        copies = [batch.images.clone() for batch in kept]
+        numbers = np.concatenate([batch.records for batch in kept])[::-1]
+        given = loader.read(numbers)
+        assert given.records.tolist() == numbers.tolist()
+        if case.reads:
+            labels = torch.cat([batch.labels for batch in kept])
+            assert torch.equal(given.labels, labels.flip(0))
+            assert torch.equal(given.images, torch.cat([batch.images for batch in kept]).flip(0))
+            assert given.images.is_contiguous(memory_format=torch.channels_last)
+        first = given.images.clone()
+        loader.read([0, 1])
+        assert torch.equal(given.images, first)  # a later call takes nothing back
+        rest = list(steps)  # and the pass goes on
+        assert [b.records.tolist() for b in rest] == [
+            b.records.tolist() for b in list(open_case(case, split=split, batch_size=batch_size))[2:]
+        ]
+        assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
+        assert loader.read([]).images.shape == (0, 3, 32, 32)
+        with pytest.raises(UsageError, match="names record 53, and the split's go from 0 to"):
+            loader.read([53])
+
+
+@every_case
+def test_two_views_of_each_image(case: Case, open_case: Callable[..., Loader]) -> None:
+    single, double = open_case(case, dtype="uint8"), open_case(case, dtype="uint8", views=2)
+    for one, two in zip(single, double, strict=True):
+        first, second = two.images
+        assert first.shape == second.shape == (8, 3, 32, 32) and two.labels.shape == (8,)
+        assert first.is_contiguous(memory_format=torch.channels_last)
+        if case.reads:
+            assert torch.equal(first, one.images)
+            difference = (first.int() - second.int()).abs().float().mean((1, 2, 3))
+            assert (difference > 0.5).all()  # another crop of the same image
+        again = double.read(two.records)
+        if case.reads:
+            assert torch.equal(again.images, two.images)
+    with pytest.raises(UsageError, match="views=2 needs train=True"):
+        open_case(case, split="val", views=2)
+
+
+@every_case
+def test_a_batch_transform_runs_on_the_device(case: Case, open_case: Callable[..., Loader]) -> None:
+    plain = open_case(case, dtype="float32")
+    mixed = open_case(case, dtype="float32", batch_transform=v2.MixUp(num_classes=4))
+    state = torch.get_rng_state()
+    for one, two in zip(plain, mixed, strict=True):
+        assert two.labels.shape == (8, 4) and two.images.shape == one.images.shape
+        share = two.labels.max(1).values.min().item()  # two neighbours of one class show none
+        if case.reads:
+            assert torch.allclose(two.labels.sum(1), torch.ones(8))
+            around = one.images.roll(1, 0)
+            wanted = [s * one.images + (1 - s) * around for s in (share, 1 - share)]
+            assert min((two.images - want).abs().max().item() for want in wanted) < 1e-4
+        again = mixed.read(two.records)
+        assert torch.equal(again.images, two.images) and torch.equal(again.labels, two.labels)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's own random numbers are left alone
+    seen = []
+
+    def look(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.dtype)
+        return 255 - images
+
+    inverted = open_case(case, dtype="float32", batch_transform=look, batch_transform_at="uint8")
+    for one, two in zip(open_case(case, dtype="float32"), inverted, strict=True):
+        assert two.images.dtype == torch.float32
+        assert torch.equal(two.labels, one.labels)
+        if case.reads:
+            mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+            std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+            wanted = ((1 - (one.images * std + mean)) - mean) / std
+            assert (two.images - wanted).abs().max() < 0.03
+    assert set(seen) == {torch.uint8}
+
+
+@every_case
+def test_what_people_ask_of_a_data_loader(case: Case, open_case: Callable[..., Loader]) -> None:
+    loader = open_case(case)
+    assert loader.batch_size == 8 and len(loader) == 6
+    dataset = loader.dataset
+    assert dataset is not None
+    reader = ShardReader(loader.config.dataset, "train")  # type: ignore[arg-type]
+    assert len(dataset) == 53 and dataset.classes == [f"n{i:08d}" for i in range(4)]
+    assert dataset.class_to_idx[dataset.classes[3]] == 3 and dataset.targets == reader.labels.tolist()
+    image, label = dataset[7]
+    decoded = np.array(Image.open(io.BytesIO(reader.read(7))).convert("RGB"))
+    assert image.dtype == torch.uint8 and label == reader.labels[7]
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), decoded)
+    assert torch.equal(dataset[-1][0], dataset[52][0])
+    with pytest.raises(IndexError):
+        dataset[53]
+    loader.set_epoch(3)
+    third = [batch.records.tolist() for batch in loader]
+    assert third == [batch.records.tolist() for batch in open_case(case, start_epoch=3)]
+    loader.load_state({"epoch": 4, "step": 2})
+    loader.set_epoch(4)  # which comes next anyway: the step stays
+    assert len(list(loader)) == 4
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(batch.records.tolist() for batch in loader))
+    thread.start()
+    thread.join(60)
+    assert found == [batch.records.tolist() for batch in open_case(case, start_epoch=5)]

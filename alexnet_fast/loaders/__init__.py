@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..config import LoaderConfig
+from ..errors import UsageError
 from .base import Batch, Loader
 from .order import epoch_order
 
 if TYPE_CHECKING:
-    from ..config import LoaderConfig
     from ..dataset import ShardReader
 
 __all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
@@ -20,13 +23,21 @@ __all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
 _RESIDENT_SIDE = 128
 
 
-def open_loader(config: LoaderConfig) -> Loader:
-    """Open the loader that `config` asks for; 'auto' says on stderr, in one line, what it took and why.
+def open_loader(dataset: LoaderConfig | Path | str | None = None, /, **options: Any) -> Loader:
+    """Open a loader: ``open_loader("data/tiny", split="train", batch_size=128)``, or with a `LoaderConfig`.
+
+    Backend 'auto' says on stderr, in one line, what it took and why.
+
+    Args:
+        dataset: the folder that ``alexnet-fast pack`` made, or a whole configuration, which the options go over.
+        options: the fields of `LoaderConfig`.
 
     Raises:
-        UsageError: the data set or the device is not there, or the backend cannot run here; the text names the remedy.
+        UsageError: the data set or the device is not there, an option is not known or out of range, or the backend
+            cannot run here; the text names the remedy.
         DamagedDataError: the data set is damaged.
     """
+    config = _configure(dataset, options)
     if config.backend == "synthetic":
         from .synthetic import SyntheticLoader
 
@@ -51,6 +62,22 @@ def open_loader(config: LoaderConfig) -> Loader:
     return DaliLoader(config, reader)
 
 
+def _configure(dataset: LoaderConfig | Path | str | None, options: dict[str, Any]) -> LoaderConfig:
+    known = [field.name for field in fields(LoaderConfig)]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
+            raise UsageError(f"open_loader has no option {name!r}; {hint}")
+    if isinstance(dataset, LoaderConfig):
+        return replace(dataset, **options)
+    if dataset is None:
+        return LoaderConfig(**options)
+    if "dataset" in options:
+        raise UsageError("the data set is given twice, as the first argument and as dataset")
+    return LoaderConfig(dataset=dataset, **options)
+
+
 def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> tuple[str, str]:
     """The backend that 'auto' means for this data set on this device, and why.
 
@@ -69,6 +96,8 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
     device = choose_device(config.device)
     if config.options:
         return "torchvision", "options are given"
+    if config.image_transform is not None and device.type != "cpu":
+        return "torchvision", "image_transform runs in its workers"
     reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
     size = common_size(reader)
     if size is not None and max(size) <= _RESIDENT_SIDE:

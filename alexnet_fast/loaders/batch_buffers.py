@@ -111,6 +111,7 @@ class BatchBuffers:
         memory: all of them, uint8; a `SharedMemory` stands behind it where one was asked for.
         shared: that, or None.
         free: numbers of the buffers that may be filled.
+        spare: number of the last, for batches that are asked for out of turn; the first such takes its memory.
     """
 
     KEPT = 2  # buffers that a caller may hold: the batch in use and the one it has just asked for
@@ -120,7 +121,8 @@ class BatchBuffers:
         self.layout = layout
         self.shared = SharedMemory(layout.total_bytes) if shared else None
         self.memory: ByteArray = self.shared.array if self.shared else _aligned(layout.total_bytes)
-        self.free = deque(range(layout.count))
+        self.spare = layout.count - 1
+        self.free = deque(range(self.spare))
         self._lent = 0
 
     def lend(self, slot: int, images: int) -> torch.Tensor:
@@ -141,7 +143,7 @@ class BatchBuffers:
         import torch
 
         cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        if int(cudart.cudaHostRegister(self.memory.ctypes.data, self.memory.nbytes, 0)) != 0:
+        if int(cudart.cudaHostRegister(self.memory.ctypes.data, self.spare * self.layout.batch_bytes, 0)) != 0:
             return False
         weakref.finalize(self, cudart.cudaHostUnregister, self.memory.ctypes.data).atexit = False
         return True

@@ -7,15 +7,18 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..dataset import ShardReader
 from ..errors import AlexNetFastError, UsageError, WorkerError
 from ..images import CropPlan, Flips, draw_crops, draw_flips, finish_batch, plan_eval, plan_train
 from ..system import usable_cores
-from .base import Loader
+from .base import Loader, view_epochs
 from .batch_buffers import BatchBuffers, Layout
-from .image_sources import CropRequest, ImageSource
+from .image_sources import CropRequest, ImageSource, TransformedSource, join_requests
 from .order import Int64Array
-from .workers import CONTEXTS, KINDS, Job, Workers, start_workers
+from .transforms import ImageTransform, image_seeds
+from .workers import CONTEXTS, KINDS, Job, Workers, start_method, start_workers
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +77,7 @@ class HostLoader(Loader):
     """
 
     reader: ShardReader
+    takes_image_transform = True
 
     def __init__(
         self,
@@ -95,19 +99,20 @@ class HostLoader(Loader):
         for name, value, known in (("workers", workers, KINDS), ("context", context, CONTEXTS)):
             if value not in known:
                 raise UsageError(f"option {name} must be one of {', '.join(known)}, got {value!r}")
-        super().__init__(config, len(reader), device)
+        super().__init__(config, reader.labels, device)
         self.reader, self._source, self._context = reader, source, context
         self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
         self.workers = _worker_kind() if workers == "auto" else workers
+        self._on_host = device.type == "cpu"
+        made = self.dtype if self._on_host else "uint8"
+        self._transforms = config.image_transform is not None
+        if config.image_transform is not None:
+            made = self._add_transform(ImageTransform(config.image_transform, config.image_size), workers, made)
         how = f"{self.num_workers} worker {self.workers}{'es' if self.workers == 'process' else 's'}"
         self.workers_text = how if self.num_workers else "no workers"
-        self._on_host = device.type == "cpu"
         self._pin = device.type == "cuda" and bool(config.pin_memory)
         self._layout = Layout(
-            config.prefetch + BatchBuffers.KEPT,
-            config.batch_size,
-            config.image_size,
-            config.dtype if self._on_host else "uint8",
+            config.prefetch + BatchBuffers.KEPT + 1, config.batch_size * config.views, config.image_size, made
         )
         self._layout.check()
         self._pinned = False
@@ -116,6 +121,31 @@ class HostLoader(Loader):
         self._workers: Workers | None = None
         self._next_batch_id = 0
         self._pending: dict[int, Pending] = {}  # by batch id, the oldest first
+
+    def _add_transform(self, transform: ImageTransform, workers: str, made: str) -> str:
+        """Let the workers transform each image; returns the type of the images that they then make, by `made` before.
+
+        Threads would take turns, since transforms draw from generators that all threads share, the training loop too.
+
+        Raises:
+            UsageError: threads were asked for, or the transform gives floating-point images where uint8 is due.
+        """
+        if workers == "thread" and self.num_workers:
+            raise UsageError(
+                "image_transform needs worker processes, since transforms draw from generators that threads share: "
+                "leave option workers at auto, or use num_workers=0"
+            )
+        if self.workers == "thread" and self.num_workers:
+            self.workers = "process"
+        if start_method(self._context) == "spawn" and self.workers == "process" and self.num_workers:
+            transform.check_picklable()
+        if transform.gives_floats and self.dtype == "uint8":
+            raise UsageError(
+                "image_transform returns floating-point images where uint8 ones are asked for: leave converting and "
+                "normalising to the loader, or choose another dtype or batch_transform_at"
+            )
+        self._source = TransformedSource(self._source, transform)
+        return self.dtype if transform.gives_floats else made
 
     def _start(self) -> tuple[BatchBuffers, Workers]:
         if self._buffers is None or self._workers is None:
@@ -133,27 +163,34 @@ class HostLoader(Loader):
         return plan_eval(heights, widths, c.image_size, c.eval_resize)
 
     def _request(self, epoch: int, records: Int64Array) -> CropRequest:
+        """One crop of each record; `epoch` is of `view_epochs`."""
         c = self.config
-        flips = draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None
-        return CropRequest(records, self.plan(epoch, records), flips)
+        return CropRequest(
+            records,
+            self.plan(epoch, records),
+            draw_flips(c.augmentation, c.seed, epoch, records) if c.train else None,
+            image_seeds(c.seed, epoch, records) if self._transforms else None,
+        )
 
     def _requests(self, epoch: int, batches: Sequence[Int64Array]) -> Iterator[CropRequest]:
         """One a batch; drawn for several batches at once, which costs 0.5 us an image, not 4."""
-        import numpy as np
-
+        views = self.config.views
         several = max(1, _DRAWN // self.config.batch_size)
         for first in range(0, len(batches), several):
             some = batches[first : first + several]
-            drawn = self._request(epoch, np.concatenate(some))
+            n = sum(map(len, some))
+            drawn = join_requests([self._request(e, np.concatenate(some)) for e in view_epochs(epoch, views)])
             begin = 0
             for records in some:
-                yield drawn[begin : begin + len(records)]
+                starts = range(begin, views * n, n)  # of this batch in each view
+                yield join_requests([drawn[start : start + len(records)] for start in starts])
                 begin += len(records)
 
-    def _submit(self, workers: Workers, slot: int, request: CropRequest) -> None:
+    def _submit(self, workers: Workers, slot: int, request: CropRequest) -> int:
+        """Hand a batch's jobs to the workers; returns its batch id."""
         batch_id, self._next_batch_id = self._next_batch_id, self._next_batch_id + 1
         flips = None
-        if not self._on_host:
+        if not (self._on_host or self._transforms):
             flips, request = request.flips, replace(request, flips=None)
         size = self._job_size(len(request))
         firsts = range(0, len(request), size)
@@ -164,6 +201,7 @@ class HostLoader(Loader):
         except WorkerError:
             self._stop()
             raise
+        return batch_id
 
     def _job_size(self, images: int) -> int:
         """Images a job, of a batch of so many.
@@ -220,6 +258,25 @@ class HostLoader(Loader):
         finally:
             self._drain()
 
+    def _read(self, epoch: int, records: Int64Array) -> torch.Tensor:
+        buffers, workers = self._start()
+        (request,) = self._requests(epoch, [records])
+        batch_id = self._submit(workers, buffers.spare, request)
+        pending = self._pending[batch_id]
+        try:
+            while pending.left:
+                self._collect(workers)
+        finally:
+            while pending.left and self._workers is workers:  # interrupted: the buffer is still written to
+                self._collect(workers)
+            self._pending.pop(batch_id, None)
+        if pending.error is not None:
+            raise pending.error
+        images = self._layout.tensor(self._layout.part(buffers.memory, pending.slot, pending.images))
+        if self._on_host:
+            return images.clone()
+        return self._finish_on_device(images.to(self.device), pending.flips)
+
     def _hand_out(self, buffers: BatchBuffers, pending: Pending) -> torch.Tensor:
         import torch
 
@@ -234,8 +291,15 @@ class HostLoader(Loader):
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self.device))
             self._in_transit.append((event, images))
-        flips = None if pending.flips is None else torch.from_numpy(pending.flips).to(self.device)
-        return finish_batch(moved, flips, getattr(torch, self.config.dtype))
+        return self._finish_on_device(moved, pending.flips)
+
+    def _finish_on_device(self, images: torch.Tensor, flips: Flips) -> torch.Tensor:
+        import torch
+
+        if self._layout.dtype != "uint8":  # an image transform has finished them
+            return images
+        there = None if flips is None else torch.from_numpy(flips).to(self.device)
+        return finish_batch(images, there, getattr(torch, self.dtype))
 
     def _stop(self) -> None:
         """Give up workers and buffers; batches that were lent stay valid."""

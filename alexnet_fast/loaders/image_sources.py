@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dataset import ShardReader
 from ..errors import DamagedDataError
-from ..images import ByteArray, Cropper, CropPlan, Flips, OutputArray, UndecodableError
+from ..images import (
+    ByteArray,
+    Cropper,
+    CropPlan,
+    Flips,
+    OutputArray,
+    UndecodableError,
+    finish_batch,
+    image_tensor,
+    output_array,
+)
 from .batch_buffers import SharedMemory
+from .transforms import ImageTransform
 
 
 @dataclass(frozen=True)
@@ -22,28 +34,45 @@ class CropRequest:
         records: int64 (n,).
         plan: n crops, with the sizes of the records' images, so that a worker needs no index.
         flips: (n,), which are mirrored; None: none, or it is the device's to do.
+        seeds: int64 (n,), of each image's transform; None where there is none.
     """
 
     records: npt.NDArray[np.int64]
     plan: CropPlan
     flips: Flips
+    seeds: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, part: slice) -> CropRequest:
-        flips = None if self.flips is None else self.flips[part]
-        return CropRequest(self.records[part], self.plan[part], flips)
+        columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        columns = [None if column is None else column[part] for column in columns]
+        return CropRequest(*columns)
+
+
+def join_requests(parts: Sequence[CropRequest]) -> CropRequest:
+    """One request after another."""
+    if len(parts) == 1:
+        return parts[0]
+    columns: list[Any] = []
+    for name in (field.name for field in fields(CropRequest)):
+        values = [getattr(part, name) for part in parts]
+        if name == "plan":
+            columns.append(CropPlan(np.concatenate([plan.rows for plan in values])))
+        else:
+            columns.append(None if values[0] is None else np.concatenate(values))
+    return CropRequest(*columns)
 
 
 class ImageSource(Protocol):
     """Picklable, so that it can go to worker processes."""
 
-    def cropper(self, image_size: int, dtype: str) -> Cropper:
-        """One thread's means of cutting these images."""
+    def cropper(self, image_size: int, dtype: str) -> Any:
+        """One thread's means of cutting these images, to be given to `cut`."""
         ...
 
-    def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
+    def cut(self, cropper: Any, request: CropRequest, out: OutputArray) -> None:
         """Put each crop, resized, mirrored and finished, into its place in `out`.
 
         Raises:
@@ -96,6 +125,41 @@ class PixelSource:
 
     def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
         cropper.pixels(self.pixels, request.records, request.plan, request.flips, out)
+
+
+class TransformedSource:
+    """Another source's crops, each through somebody's function before it is finished.
+
+    Args:
+        source: of the crops.
+        transform: the function.
+    """
+
+    def __init__(self, source: ImageSource, transform: ImageTransform) -> None:
+        self._source, self._transform = source, transform
+
+    def cropper(self, image_size: int, dtype: str) -> tuple[Any, int, str]:
+        return self._source.cropper(image_size, "uint8"), image_size, dtype
+
+    def cut(self, cropper: tuple[Any, int, str], request: CropRequest, out: OutputArray) -> None:
+        """
+        Raises:
+            DamagedDataError: as `ImageSource.cut`.
+            UsageError: the function fails; the text names the record.
+        """
+        import torch
+
+        inner, size, dtype = cropper
+        crops = np.empty(len(request) * size * size * 3, np.uint8)
+        self._source.cut(inner, request, output_array(crops, size, "uint8"))
+        assert request.seeds is not None
+        transformed = self._transform(image_tensor(crops, size, "uint8"), request.records, request.seeds)
+        targets = torch.from_numpy(out).view(getattr(torch, dtype)).permute(0, 3, 1, 2)
+        for target, image in zip(targets, transformed, strict=True):
+            if image.is_floating_point():
+                target.copy_(image)
+            else:
+                target.copy_(finish_batch(image[None], None, target.dtype)[0])
 
 
 def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:

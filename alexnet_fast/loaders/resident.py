@@ -17,13 +17,11 @@ from ..images import (
     ByteArray,
     EvalGeometry,
     ImageDecoder,
-    draw_crops,
-    draw_flips,
     normalise_planes,
     resampling_matrix,
 )
 from ..system import available_memory, choose_device, usable_cores
-from .base import Loader, check_options
+from .base import Loader, check_options, draw_views
 from .batch_buffers import BatchBuffers
 from .host import HostLoader
 from .image_sources import PixelSource, damaged
@@ -104,7 +102,7 @@ class ResidentLoader(Loader):
     def __init__(self, config: LoaderConfig, reader: ShardReader) -> None:
         check_options(config, f"resident ({choose_device(config.device).type})")
         self.reader = reader
-        super().__init__(config, len(reader), choose_device(config.device))
+        super().__init__(config, reader.labels, choose_device(config.device))
         (self.height, self.width), self.description = _check_room(config, reader, self.device)
         self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
         self._pixels: torch.Tensor | None = None
@@ -125,21 +123,26 @@ class ResidentLoader(Loader):
         for records in batches:
             yield self._make(self._pixels, epoch, records)
 
+    def _read(self, epoch: int, records: Int64Array) -> torch.Tensor:
+        if self._pixels is None:
+            self._pixels = self._decode()
+        return self._make(self._pixels, epoch, records)
+
     def _make(self, pixels: torch.Tensor, epoch: int, records: Int64Array) -> torch.Tensor:
         """Images of some records, as in `Batch`."""
         import torch
 
-        n, s = len(records), self.config.image_size
+        n, s = self.config.views * len(records), self.config.image_size
         # float16 holds 0 to 255 exactly and the weights to 1/2048, at a fraction of float32's time on a GPU.
         work = torch.float16 if self.device.type == "cuda" else torch.float32
         rows, columns = (m.to(self.device, work) for m in self._matrices(epoch, records))
-        images = pixels[torch.from_numpy(records).to(self.device)].to(work)
+        images = pixels[torch.from_numpy(records).to(self.device).repeat(self.config.views)].to(work)
         across = torch.bmm(images.view(n, self.height * 3, self.width), columns.transpose(1, 2))
         scaled = torch.bmm(rows, across.view(n, self.height, 3 * s))
-        return normalise_planes(scaled.view(n, s, 3, s), getattr(torch, self.config.dtype))
+        return normalise_planes(scaled.view(n, s, 3, s), getattr(torch, self.dtype))
 
     def _matrices(self, epoch: int, records: Int64Array) -> tuple[torch.Tensor, torch.Tensor]:
-        """What resamples rows (n, S, H) and columns (n, S, W) of each image to its output."""
+        """What resamples rows (views * n, S, H) and columns (views * n, S, W) of each of n images to its output."""
         import torch
 
         c, n, h, w = self.config, len(records), self.height, self.width
@@ -149,9 +152,8 @@ class ResidentLoader(Loader):
             rows = resampling_matrix(begin[:, 0], down, zero, zero + h, c.image_size, h)
             columns = resampling_matrix(begin[:, 1], across, zero, zero + w, c.image_size, w)
             return torch.from_numpy(rows).expand(n, -1, -1), torch.from_numpy(columns).expand(n, -1, -1)
-        boxes = draw_crops(c.augmentation, c.seed, epoch, records, np.full(n, h), np.full(n, w)).astype(np.float64)
-        flips = draw_flips(c.augmentation, c.seed, epoch, records)
-        top, left, box_h, box_w = boxes.T
+        boxes, flips = draw_views(c, epoch, records, np.full(n, h), np.full(n, w))
+        top, left, box_h, box_w = boxes.astype(np.float64).T
         rows = resampling_matrix(top, box_h / c.image_size, top, top + box_h, c.image_size, h)
         columns = resampling_matrix(left, box_w / c.image_size, left, left + box_w, c.image_size, w)
         columns[flips] = columns[flips, ::-1]

@@ -38,7 +38,8 @@ class TorchvisionLoader(HostLoader):
         reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
         super().__init__(config, reader, ShardSource(reader), device, **options)
         cores = usable_cores()
+        mebibytes = self._layout.batch_bytes / 2**20
         self.description = (
             f"torchvision: {self.workers_text} on {cores} usable core{'s' * (cores > 1)}, "
-            f"{self._layout.count} batches of {self._layout.batch_bytes / 2**20:.0f} MiB in memory, for {self.device}"
+            f"{self._layout.count - 1} batches of {mebibytes:.0f} MiB in memory, for {self.device}"
         )

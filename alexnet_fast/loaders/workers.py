@@ -149,14 +149,19 @@ class ThreadWorkers:
         self._threads = []
 
 
+def start_method(context: str) -> str:
+    """How worker processes start, with 'auto' resolved."""
+    if context != "auto":
+        return context
+    # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
+
+
 class ProcessWorkers:
     """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
 
     def __init__(self, source: ImageSource, buffers: BatchBuffers, num_workers: int, context: str) -> None:
-        if context == "auto":
-            # As torch's DataLoader: fork needs no guard in the caller's script and starts in milliseconds.
-            context = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
-        start = multiprocessing.get_context(context)
+        start = multiprocessing.get_context(start_method(context))
         assert buffers.shared is not None
         self._oldest = start.Value("q", 0, lock=False)
         self._selector = selectors.DefaultSelector()

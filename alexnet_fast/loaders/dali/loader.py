@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from ...dataset import ShardReader
 from ...errors import AlexNetFastError, DamagedDataError, MissingDependencyError, UsageError, WorkerError
-from ...images import draw_crops, draw_flips, finish_batch
+from ...images import finish_batch
 from ...system import choose_device, usable_cores
-from ..base import Loader, check_options
+from ..base import Loader, check_options, draw_views
 from ..order import Int64Array
 from .pipeline import Cuts, Decoding, build_pipeline, cut_eval, cut_train, shut_down, take_images
 
@@ -109,7 +109,7 @@ class DaliLoader(Loader):
         if device.type not in ("cpu", "cuda"):
             raise UsageError(f"backend dali: {why_not(device.type)}; use --backend torchvision")
         self.reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
-        super().__init__(config, len(self.reader), device)
+        super().__init__(config, self.reader.labels, device)
         # DALI computes in threads of its own and needs one; "no workers" can mean no less.
         self.num_threads = usable_cores() if config.num_workers == "auto" else max(1, config.num_workers)
         self.decoding, how = self._choose_decoding()
@@ -119,6 +119,8 @@ class DaliLoader(Loader):
         self._readers: ThreadPoolExecutor | None = None
         self._reading: deque[Future[Fed]] = deque()
         self._ahead: deque[Fed] = deque()  # fed, newest last: DALI reads this memory in place
+        self._reread: Any = None  # the pipeline of `read`, and what it is fed
+        self._asked: deque[tuple[Any, ...]] = deque()
         self._stream: Any = None  # on which batches are finished, so that none queues behind the network's work
 
     def _choose_decoding(self) -> tuple[Decoding, str]:
@@ -156,27 +158,26 @@ class DaliLoader(Loader):
         return decoding, how
 
     def cuts(self, epoch: int, records: npt.NDArray[np.int64]) -> Cuts:
-        """The regions of some records in one epoch, as they are fed to DALI."""
+        """The regions of some records in one epoch, as they are fed to DALI, a view after another."""
         c, heights, widths = self.config, self.reader.heights[records], self.reader.widths[records]
         if not c.train:
             return cut_eval(heights, widths, c.image_size, c.eval_resize)
-        boxes = draw_crops(c.augmentation, c.seed, epoch, records, heights, widths)
-        return cut_train(boxes, draw_flips(c.augmentation, c.seed, epoch, records))
+        return cut_train(*draw_views(c, epoch, records, heights, widths))
 
-    def _read(self, epoch: int, records: npt.NDArray[np.int64]) -> Fed:
+    def _fetch(self, epoch: int, records: npt.NDArray[np.int64]) -> Fed:
         """In a thread of its own: a batch as DALI is to be fed with it."""
         from nvidia.dali.tensors import TensorCPU
 
         # Wrapped here because DALI's own wrapping goes through numpy and takes 8 us a record; this takes 4.
         jpegs = [TensorCPU(view, "") for view in self.reader.view_many(records)]
-        return records, (jpegs, *self.cuts(epoch, records))
+        return records, (jpegs * self.config.views, *self.cuts(epoch, records))
 
     def _read_on(self) -> None:
         """Keep `_READ_AHEAD` batches being read, while there are any to come."""
         if self._readers is None:
             self._readers = ThreadPoolExecutor(_READ_AHEAD, thread_name_prefix="dali-read")
         while len(self._reading) < _READ_AHEAD and (job := next(self._upcoming, None)) is not None:
-            self._reading.append(self._readers.submit(self._read, *job))
+            self._reading.append(self._readers.submit(self._fetch, *job))
 
     def _feed(self) -> tuple[Any, ...]:
         """What DALI calls for each batch, in the thread that takes the batches out."""
@@ -192,15 +193,7 @@ class DaliLoader(Loader):
         c = self.config
         self._drain()  # what an interrupted pass left
         if self._pipeline is None:
-            self._pipeline = build_pipeline(
-                self._feed,
-                batch_size=c.batch_size,
-                image_size=c.image_size,
-                num_threads=self.num_threads,
-                device_id=self.device.index if self.device.type == "cuda" else None,
-                depth=c.prefetch + 1,
-                decoding=self.decoding,
-            )
+            self._pipeline = self._build(self._feed, c.prefetch + 1)
         self._upcoming = iter([(epoch, records) for records in batches])
         try:
             self._schedule()
@@ -210,6 +203,32 @@ class DaliLoader(Loader):
                 yield images.pop()
         finally:
             self._drain()
+
+    def _build(self, source: Callable[[], tuple[Any, ...]], depth: int) -> Any:
+        c = self.config
+        return build_pipeline(
+            source,
+            batch_size=c.views * c.batch_size,
+            image_size=c.image_size,
+            num_threads=self.num_threads,
+            device_id=self.device.index if self.device.type == "cuda" else None,
+            depth=depth,
+            decoding=self.decoding,
+        )
+
+    def _read(self, epoch: int, records: Int64Array) -> torch.Tensor:
+        if self._reread is None:  # a pipeline of its own, so that no batch ahead in the other is lost
+            self._reread = self._build(lambda: self._asked.popleft(), 1)  # DALI looks into a function's code
+        fed = self._fetch(epoch, records)
+        self._asked.append(fed[1])
+        try:
+            self._reread.schedule_run()
+            return self._take_from(self._reread)
+        except Exception as error:
+            pipeline, self._reread = self._reread, None
+            shut_down(pipeline)
+            self._asked.clear()
+            raise self._blame(records.tolist(), error) from error
 
     def _schedule(self) -> None:
         """Feed batches until DALI's queue is full (the first call) or by one (the next)."""
@@ -223,20 +242,23 @@ class DaliLoader(Loader):
 
     def _take(self) -> torch.Tensor:
         try:
-            images = self._take_cuda() if self.device.type == "cuda" else self._finish(take_images(self._pipeline))
+            images = self._take_from(self._pipeline)
         except Exception as error:
             raise self._explain(error) from error
         self._ahead.popleft()
         return images
 
-    def _finish(self, images: torch.Tensor) -> torch.Tensor:
+    def _take_from(self, pipeline: Any) -> torch.Tensor:
+        if self.device.type == "cuda":
+            return self._take_cuda(pipeline)
+        return self._finish_uint8(take_images(pipeline))
+
+    def _finish_uint8(self, images: torch.Tensor) -> torch.Tensor:
         import torch
 
-        if self.config.dtype == "uint8":
-            return images
-        return finish_batch(images, None, getattr(torch, self.config.dtype))
+        return images if self.dtype == "uint8" else finish_batch(images, None, getattr(torch, self.dtype))
 
-    def _take_cuda(self) -> torch.Tensor:
+    def _take_cuda(self, pipeline: Any) -> torch.Tensor:
         """As on the CPU, on a stream of its own; the host waits until the batch is there, and so knows what it cost.
 
         DALI's memory is read on that stream alone and given back on it; what goes out is torch's own memory.
@@ -247,8 +269,8 @@ class DaliLoader(Loader):
             # Of high priority: its small kernel goes before the blocks that the network's kernels have waiting.
             self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
-            borrowed = take_images(self._pipeline, self._stream)
-            images = self._finish(borrowed)
+            borrowed = take_images(pipeline, self._stream)
+            images = self._finish_uint8(borrowed)
             if images.data_ptr() == borrowed.data_ptr():
                 images = borrowed.clone(memory_format=torch.channels_last)
             del borrowed
@@ -261,6 +283,10 @@ class DaliLoader(Loader):
         """The record that DALI stumbled over, found by decoding all that were under way; DALI itself is then spent."""
         suspects = [record for records, _ in self._ahead for record in records.tolist()]
         self._discard()
+        return self._blame(suspects, error)
+
+    def _blame(self, suspects: Sequence[int], error: Exception) -> AlexNetFastError:
+        """What to say of a failure of DALI: which of some records is damaged, or that none is."""
         for record in suspects:
             height, width = int(self.reader.heights[record]), int(self.reader.widths[record])
             complaint = _complaint(self.reader.read(record), height, width)
@@ -308,6 +334,9 @@ class DaliLoader(Loader):
             self._readers.shutdown()
             self._readers = None
         self._discard()
+        if self._reread is not None:
+            shut_down(self._reread)
+            self._reread = None
 
 
 def _complaint(jpeg: bytes, height: int, width: int) -> str | None:
