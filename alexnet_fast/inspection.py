@@ -218,7 +218,7 @@ def read_image(reader: ShardReader, record: int) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that are sound
             with Image.open(io.BytesIO(reader.read(record))) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
     except (OSError, ValueError) as error:
         what = f"{reader.describe(record)} cannot be decoded ({error})"
         raise DamagedDataError(f"{what}: run `alexnet-fast verify {reader.dataset} --decode`") from None

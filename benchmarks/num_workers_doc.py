@@ -11,20 +11,20 @@ PAGES = {"num-workers.md": "en", "num-workers.zh-CN.md": "zh"}
 DATA = {
     "files": {"en": "JPEG files", "zh": "JPEG 文件"},
     "memory": {"en": "tensor in memory", "zh": "内存中的张量"},
-    "packed": {"en": "alexnet-fast, packed", "zh": "alexnet-fast,打包后"},
+    "packed": {"en": "alexnet-fast, packed", "zh": "alexnet-fast，打包后"},
 }
 STARTS = {
     "none": {"en": "-", "zh": "-"},
-    "fork": {"en": "fork, every epoch", "zh": "fork,每个 epoch 重启"},
-    "fork-once": {"en": "fork, persistent", "zh": "fork,常驻"},
-    "spawn": {"en": "spawn, every epoch", "zh": "spawn,每个 epoch 重启"},
-    "processes": {"en": "fork, persistent", "zh": "fork,常驻"},
+    "fork": {"en": "fork, every epoch", "zh": "fork，每个 epoch 重启"},
+    "fork-once": {"en": "fork, persistent", "zh": "fork，常驻"},
+    "spawn": {"en": "spawn, every epoch", "zh": "spawn，每个 epoch 重启"},
+    "processes": {"en": "fork, persistent", "zh": "fork，常驻"},
     "threads": {"en": "threads", "zh": "线程"},
 }
 HEADINGS = {
     "en": ("data", "workers", "start", "first batch, s", "first epoch, s", "later epoch, s", "against 0 workers",
            "CPU s an epoch"),
-    "zh": ("数据", "worker 数", "启动方式", "首个 batch(秒)", "第一个 epoch(秒)", "之后的 epoch(秒)",
+    "zh": ("数据", "worker 数", "启动方式", "首个 batch（秒）", "第一个 epoch（秒）", "之后的 epoch（秒）",
            "相对 0 个 worker", "每个 epoch 的 CPU 秒"),
 }  # fmt: skip
 
@@ -74,11 +74,11 @@ def machine(result: dict[str, Any], rows: list[dict[str, Any]], language: str) -
     rounds = min(row["rounds"] for row in rows)
     spread = sorted(row["spread"] for row in rows)[len(rows) // 2]
     if language == "zh":
-        how = f"{rounds} 轮的中位数,(最大-最小)/中位数一般为 {spread:.0%}" if rounds > 1 else "每种情况测一轮"
+        how = f"{rounds} 轮的中位数，（最大-最小）/中位数一般为 {spread:.0%}" if rounds > 1 else "每种情况测一轮"
         return (
-            f"{e['machine']},{e['usable_cores']} 个可用核心,{e['system'].split('-')[0]},Python {v['python']},"
-            f"torch {v['torch']},torchvision {v['torchvision']};{rows[0]['pictures']:,} 张图片,"
-            f"batch 大小 {e['batch_size']};{how}。"
+            f"{e['machine']}，{e['usable_cores']} 个可用核心，{e['system'].split('-')[0]}，Python {v['python']}，"
+            f"torch {v['torch']}，torchvision {v['torchvision']}；{rows[0]['pictures']:,} 张图片，"
+            f"batch 大小 {e['batch_size']}；{how}。"
         )
     how = (
         f"medians of {rounds} rounds, (highest - lowest) / median {spread:.0%} in the median case"
@@ -94,13 +94,13 @@ def machine(result: dict[str, Any], rows: list[dict[str, Any]], language: str) -
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Seconds of a later epoch by number of workers, a line per kind of worker; one panel per kind of data."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from alexnet_fast.plots import LINES, MARKERS, PALETTE, SOFT, legend, new_figure, save, style_axes
 
-    colours = {"fork": "#0072B2", "fork-once": "#009E73", "spawn": "#D55E00", "threads": "#CC79A7"}
-    colours["processes"] = colours["fork-once"]
-    figure = Figure(figsize=(3.3 * len({row["data"] for row in rows}) + 1.5, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    looks = {"fork": 0, "spawn": 1, "fork-once": 2, "processes": 2, "threads": 3}
+    figure = new_figure(
+        3.3 * len({row["data"] for row in rows}) + 1.5, 4.6, title(rows),
+        foot=f"Seconds to read {rows[0]['pictures']:,} images, no training; lower is better; logarithmic axis",
+    )  # fmt: skip
     shown = [data for data in DATA if any(row["data"] == data for row in rows)]
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     counts = sorted({row["workers"] for row in rows})
@@ -110,18 +110,34 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for start in dict.fromkeys(row["start"] for row in own if row["workers"]):
             line = [none, *sorted((r for r in own if r["start"] == start and r["workers"]), key=lambda r: r["workers"])]
             x, y = [counts.index(row["workers"]) for row in line], [row["later_epoch_s"] for row in line]
-            axes.plot(x, y, marker="o", linewidth=2, color=colours[start], label=STARTS[start]["en"])
-        axes.axhline(none["later_epoch_s"], color="#555555", linestyle="--", linewidth=1, label="0 workers")
-        axes.set_title(DATA[data]["en"], fontsize=11)
+            look = looks[start]
+            axes.plot(
+                x, y, marker=MARKERS[look], linestyle=LINES[look], linewidth=2, color=PALETTE[look],
+                label=STARTS[start]["en"],
+            )  # fmt: skip
+        axes.axhline(none["later_epoch_s"], color=SOFT, linestyle=":", linewidth=1, label="0 workers")
+        style_axes(axes, DATA[data]["en"], "number of workers", "seconds an epoch" if data == shown[0] else "")
         axes.set_yscale("log")
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])
-        axes.set_xlabel("number of workers")
-        axes.grid(axis="y", which="both", alpha=0.25)
-        axes.legend(fontsize=8)
+        legend(axes)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    panels[0].set_ylabel(f"seconds an epoch of {rows[0]['pictures']:,} images")
-    figure.savefig(path, metadata={"Software": None})
+    save(figure, path, metadata={"Software": None})
+
+
+def title(rows: list[dict[str, Any]]) -> str:
+    """The sentence over the plot: what workers gain on files, and what they cost where nothing is left to decode."""
+    found = []
+    for data, words in (("files", "reading JPEG files"), ("memory", "reading decoded images from memory")):
+        own = [row for row in rows if row["data"] == data]
+        if not own:
+            continue
+        none = next(row["later_epoch_s"] for row in own if row["workers"] == 0)
+        best = min((row for row in own if row["workers"]), key=lambda row: row["later_epoch_s"])
+        gain = none / best["later_epoch_s"]
+        faster = f"{gain:.1f} times as fast as" if gain > 1 else f"{1 / gain:.1f} times slower than"
+        found.append(f"{words}, {best['workers']} worker{'s' * (best['workers'] > 1)} at their best are {faster} none")
+    return f"{'; '.join(found)}.".capitalize().replace("jpeg", "JPEG")
 
 
 def renew(result_file: Path, docs: Path, *, check: bool) -> int:

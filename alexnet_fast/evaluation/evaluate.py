@@ -39,7 +39,7 @@ def evaluate(
         run: a run folder (its best.pt, else last.pt), a checkpoint file, or an AlexNet's state_dict.
         tta: 'none'; 'flip' averages each image and its mirror image; 'ten-crop' averages the softmax of four corners,
             the centre and their mirror images (Krizhevsky et al. 2012, section 4.1).
-        report: folder for an HTML report; None: none is written.
+        report: folder for an HTML report and its drawings as PNGs; None: none is written.
 
     Raises:
         UsageError: an argument does not fit, the split has no labels, or the classes are not those of the run.
@@ -79,7 +79,7 @@ def evaluate(
     if report is not None:
         from .report import write_report
 
-        result = replace(result, report=write_report(result, report))
+        result = replace(result, report=write_report(result, report, loaded))
     return result
 
 

@@ -6,8 +6,7 @@ import base64
 import html
 import io
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,22 @@ import numpy as np
 from ..dataset import ShardReader
 from ..errors import UsageError
 from ..inspection import read_image
-from ..plots import plot_confusion, plot_curves
+from ..plots import INK, LINE, MAIN, SOFT, plot_confusion, plot_curves
 from ..system import write_file_atomically
-from ..training import fit_verdict
+from ..training import LoadedRun, fit_verdict
+from .figures import FILTERS, GUESSES, NEIGHBOURS, draw_network
 from .result import EvalResult, confused_pairs, short_name
 
+CURVES, CONFUSION = "curves.png", "confusion.png"
 _SIDE = 112  # pixels of an image on the page
 _SHOWN = 24  # right images, and as many wrong ones
 _PAIRS = 12
-_NUMBERS = ("top-5", "precision", "images")  # columns that are aligned at the right
+_NUMBERS = ("top-5", "precision", "images", "top-1 error", "top-5 error")  # columns that are aligned at the right
 
-_STYLE = """
-:root { --ink:#1f2937; --soft:#6b7280; --line:#e5e7eb; --paper:#ffffff; --card:#f9fafb; --good:#15803d; --bad:#b91c1c;
-  --bar:#0f766e; }
+_STYLE = (
+    """
+:root { --ink:INK; --soft:SOFT; --line:LINE; --paper:#ffffff; --card:#f9fafb; --good:MAIN; --bad:#9a5b06;
+  --bar:MAIN; }
 * { box-sizing:border-box }
 body { margin:0 auto; padding:24px; max-width:1180px; background:var(--paper); color:var(--ink);
   font:15px/1.45 system-ui,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK SC",sans-serif }
@@ -48,8 +50,12 @@ td.n,th.n { text-align:right; font-variant-numeric:tabular-nums }
 .grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(124px,1fr)); gap:14px }
 figure { margin:0; font-size:12.5px; line-height:1.3 } figure img { width:112px; height:112px; object-fit:contain;
   background:var(--card); border-radius:6px; display:block; margin-bottom:4px }
-.good { color:var(--good) } .bad { color:var(--bad) }
-"""
+.good { color:var(--good) } .bad { color:var(--bad); font-style:italic }
+""".replace("INK", INK)
+    .replace("SOFT", SOFT)
+    .replace("LINE", LINE)
+    .replace("MAIN", MAIN)
+)
 
 _SORT = """
 document.querySelectorAll("table.sort th").forEach((head) => head.addEventListener("click", () => {
@@ -63,8 +69,14 @@ document.querySelectorAll("table.sort th").forEach((head) => head.addEventListen
 """
 
 
-def write_report(result: EvalResult, folder: Path | str) -> Path:
-    """Write FOLDER/index.html, which holds all its images, and return its path.
+def write_report(result: EvalResult, folder: Path | str, loaded: LoadedRun | None = None) -> Path:
+    """Write FOLDER/index.html, which holds all its images, and its drawings beside it as PNGs.
+
+    Args:
+        loaded: the network that was evaluated, for the paper's figures of it; None leaves them out.
+
+    Returns:
+        The page's path.
 
     Raises:
         UsageError: `folder` is a file. DamagedDataError: a record that the page shows cannot be read.
@@ -74,11 +86,11 @@ def write_report(result: EvalResult, folder: Path | str) -> Path:
         raise UsageError(f"the report goes into a folder, and {target} is a file: give another --report")
     target.mkdir(parents=True, exist_ok=True)
     page = target / "index.html"
-    write_file_atomically(page, _page(result).encode())
+    write_file_atomically(page, _page(result, target, loaded).encode())
     return page
 
 
-def _page(result: EvalResult) -> str:
+def _page(result: EvalResult, folder: Path, loaded: LoadedRun | None) -> str:
     rows = _metrics(result.run)
     names = [short_name(c.name) for c in result.classes]
     parts = [
@@ -87,19 +99,30 @@ def _page(result: EvalResult) -> str:
         + ("" if result.tta == "none" else f", test-time augmentation: {_text(result.tta)}")
         + "</p>",
         _tiles(result),
+        *(f"<p>{_text(line)}</p>" for line in result.caveats()),
+        *_beside_paper(result),
     ]
     if rows:
-        image = _drawn("Curves of the run, by epoch", lambda path: plot_curves(rows, path))
-        parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>", image]
+        plot_curves(rows, folder / CURVES)
+        parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>"]
+        parts.append(_drawn("Curves of the run, by epoch", folder / CURVES))
+    if loaded is not None:
+        heads = {FILTERS: "First-layer filters", GUESSES: "Guesses", NEIGHBOURS: "Training images alike"}
+        for figure in draw_network(result, loaded, folder):
+            head = heads[figure.path.name]
+            parts += [f"<h2>{head}</h2>", _drawn(f"{head}: {figure.title}", figure.path)]
     parts += ["<h2>Most confused</h2>", _confused(result, names)]
     parts += ["<h2>Classes</h2>", _classes(result, names)]
     counts = result.confusion()
+    shared = -(-len(names) // len(counts))
+    plot_confusion(counts, names if shared == 1 else [""] * len(counts), folder / CONFUSION)
     parts += [
         "<h2>Confusion</h2>",
         '<p class="soft">Each row is a true class; its cells are the shares that were taken for each class'
         + (", in per cent." if len(names) <= 20 else ".")
+        + (f" {shared} neighbouring classes share a row and a column." if shared > 1 else "")
         + "</p>",
-        _drawn("Confusion matrix", lambda path: plot_confusion(counts, names, path, title="")),
+        _drawn("Confusion matrix", folder / CONFUSION),
     ]
     parts += _images(result, names)
     title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
@@ -111,15 +134,30 @@ def _page(result: EvalResult) -> str:
     )
 
 
+def _beside_paper(result: EvalResult) -> list[str]:
+    """Errors beside the paper's, where the classes are ImageNet's."""
+    paper = result.beside_paper()
+    if paper is None:
+        return []
+    rows = (
+        f'<tr><td>{_text(who)}</td><td class="n">{top1:.1%}</td><td class="n">{top5:.1%}</td></tr>'
+        for who, top1, top5 in paper
+    )
+    return ["<h2>Errors beside the paper's</h2>", _table(("network", "top-1 error", "top-5 error"), rows)]
+
+
 def _text(words: object) -> str:
     return html.escape(str(words))
 
 
 def _tiles(result: EvalResult) -> str:
     chance = 1 / max(1, len(result.classes))
+    sizes = result.images_of_classes()
+    uneven = sizes.max() != sizes.min()
     tiles = [
         (f"{result.top1:.2%}", "top-1 accuracy"),
         (f"{result.top5:.2%}", "top-5 accuracy"),
+        *([(f"{result.balanced_top1:.2%}", "balanced accuracy")] if uneven else []),
         (f"{result.loss:.4f}", "loss, nats"),
         (f"{result.images:,}", "images"),
         (f"{len(result.classes):,}", f"classes (chance: {chance:.1%})"),
@@ -141,11 +179,9 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _drawn(words: str, draw: Callable[[Path], None]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plot.png"
-        draw(path)
-        return f'<img class="plot" alt="{_text(words)}" src="{_data("image/png", path.read_bytes())}">'
+def _drawn(words: str, path: Path) -> str:
+    """A drawing of the report's folder, within the page."""
+    return f'<img class="plot" alt="{_text(words)}" src="{_data("image/png", path.read_bytes())}">'
 
 
 def _data(kind: str, content: bytes) -> str:
@@ -165,12 +201,11 @@ def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
 
 
 def _classes(result: EvalResult, names: Sequence[str]) -> str:
-    counts = result.confusion()
-    total, right = counts.sum(1), counts.diagonal()
+    total, right = result.images_of_classes(), result.hits_of_classes()
     in_five = np.bincount(
         result.labels[(result.predictions == result.labels[:, None]).any(1)], minlength=len(result.classes)
     )
-    taken = counts.sum(0)
+    taken = np.bincount(result.predictions[:, 0], minlength=len(result.classes))
     share = right / np.maximum(1, total)
     order = sorted(map(int, np.flatnonzero(total)), key=lambda label: (share[label], names[label]))
     rows = (
@@ -227,7 +262,8 @@ def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], reco
         held = io.BytesIO()
         image.save(held, "JPEG", quality=85)
         true, guess = int(result.labels[record]), int(result.predictions[record, 0])
-        words = f"{_text(names[guess])} {result.probabilities[record, 0]:.0%}"
+        mark = "✓" if guess == true else "✗"
+        words = f"{mark} {_text(names[guess])} {result.probabilities[record, 0]:.0%}"
         second = "" if guess == true else f"<br>is {_text(names[true])}"
         cells.append(
             f'<figure><img alt="{_text(reader.key(int(record)))}" src="{_data("image/jpeg", held.getvalue())}">'

@@ -108,9 +108,28 @@ class EvalResult:
             f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} images/s)",
             *self.caveats(),
         ]
+        paper = self.beside_paper()
+        if paper is not None:
+            errors = "; ".join(f"{who} {top1:.1%} and {top5:.1%}" for who, top1, top5 in paper)
+            lines.append(f"top-1 and top-5 error: {errors}")
         if self.report is not None:
             lines += [*class_lines(self), f"report: {self.report}"]
         return "\n".join(lines)
+
+    def beside_paper(self) -> list[tuple[str, float, float]] | None:
+        """(network, top-1 error, top-5 error) of this and the paper's; None where the classes are not ImageNet's.
+
+        Krizhevsky et al. 2012, table 2 (one network and five, ILSVRC-2012's validation images, ten crops).
+        """
+        wnids = [c.wnid for c in self.classes]
+        if len(wnids) != 1000 or (wnids[0], wnids[-1]) != ("n01440764", "n15075141"):
+            return None
+        views = {"none": "one crop", "flip": "an image and its mirror image", "ten-crop": "ten crops"}[self.tta]
+        return [
+            (f"this one ({views})", 1 - self.top1, 1 - self.top5),
+            ("the paper's (ten crops)", 0.407, 0.182),
+            ("five of the paper's (ten crops)", 0.381, 0.164),
+        ]
 
     def caveats(self) -> list[str]:
         """What has to be known to read the accuracies, a sentence each; [] where there is nothing."""

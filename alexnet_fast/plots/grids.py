@@ -69,9 +69,7 @@ def _wrap(caption: str, width: int = 20, most: int = 3) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1][: width - 1] + "…"]
 
 
-def plot_confusion(
-    counts: npt.NDArray[np.int64], names: Sequence[str], path: Path | str, *, title: str = "Confusion"
-) -> None:
+def plot_confusion(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path | str, *, title: str = "") -> None:
     """Draw a confusion matrix, each row (a true class) as shares of its own images.
 
     Args:
@@ -90,7 +88,7 @@ def plot_confusion(
     image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
     axes.set_xlabel("predicted class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
-    if size <= 40:
+    if size <= 40 and any(names):
         short = [name if len(name) <= 22 else name[:21] + "…" for name in names]
         axes.set_xticks(range(size), short, rotation=60, ha="right", fontsize=8, family=fonts())
         axes.set_yticks(range(size), short, fontsize=8, family=fonts())
