@@ -15,7 +15,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .system import Child, available_memory, cgroup_cpu_quota, cpu_flags, cpu_name, memory_info, usable_cores
+from .system import (
+    Child,
+    cgroup_cpu_quota,
+    cpu_flags,
+    cpu_name,
+    follow_usable_cores,
+    memory_bytes,
+    memory_info,
+    memory_limit,
+    usable_cores,
+)
 from .version import __version__
 
 _PACKAGES = (
@@ -31,6 +41,8 @@ _VARIABLES = (
 )  # fmt: skip
 # PyTorch's DataLoader hands batches over in shared memory, and fails with a bus error where there is little of it.
 _LITTLE_SHARED_MEMORY = 1 << 30
+_LITTLE_ADDRESS_SPACE = 16 << 30
+_FEW_PROCESSES = 256
 Facts = list[tuple[str, str]]
 
 _VECTOR_UNITS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"}
@@ -78,15 +90,21 @@ def _machine() -> Facts:
         ("usable cores", f"{usable_cores()} (machine has {os.cpu_count()}{limit})"),
         ("vector units", " ".join(flag for flag in cpu_flags() if flag in _VECTOR_UNITS) or "not known"),
     ]
-    if memory:
+    total, available = memory_bytes()
+    if memory and total is not None and available is not None:
+        limited = f" (the machine has {_gib(memory['MemTotal'])})" if total < memory["MemTotal"] else ""
         facts += [
-            ("memory", f"{_gib(memory['MemTotal'])} in all, {_gib(available_memory() or 0)} to be had"),
+            ("memory", f"{_gib(total)} in all{limited}, {_gib(available)} to be had"),
             ("page cache", f"{_gib(memory['Cached'])} of files held, {_gib(memory['Dirty'])} waiting to be written"),
         ]
     shared = _shared_memory()
     if shared is not None:
         facts.append(("shared memory", f"/dev/shm {_gib(shared[0])} in all, {_gib(shared[1])} free"))
-    facts.append(("disk here", f"{_gib(shutil.disk_usage('.').free)} free ({_file_system(Path.cwd())})"))
+    try:
+        here = f"{_gib(shutil.disk_usage('.').free)} free ({_file_system(Path.cwd())})"
+    except OSError as error:
+        here = f"not known, the working folder is not there ({error.strerror})"
+    facts.append(("disk here", here))
     facts.append(("open files", _open_files()))
     return facts
 
@@ -138,6 +156,7 @@ def _device() -> Facts:
             facts.append(
                 (f"cuda:{number}", f"{p.name}, {_gib(p.total_memory)}, compute capability {p.major}.{p.minor}")
             )
+    follow_usable_cores()
     cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     facts += [
         ("CUDA in torch", f"{torch.version.cuda or 'none'}, cuDNN {cudnn or 'none'}"),
@@ -260,6 +279,22 @@ def _environment() -> Facts:
     ]
 
 
+def _limits() -> list[str]:
+    """Limits of this process that training runs into."""
+    try:
+        import resource
+    except ImportError:
+        return []
+    found = []
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY and space < _LITTLE_ADDRESS_SPACE:
+        found.append(f"address space is limited to {_gib(space)}, and torch wants more: raise it (ulimit -v)")
+    processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if processes != resource.RLIM_INFINITY and processes < _FEW_PROCESSES:
+        found.append(f"this user may have {processes} processes and threads in all: raise it (ulimit -u)")
+    return found
+
+
 def _problems() -> list[str]:
     problems = []
     shared = _shared_memory()
@@ -272,6 +307,12 @@ def _problems() -> list[str]:
         problems.append(
             f"this process may use {usable_cores()} of {os.cpu_count()} cores (affinity or a container's limit)"
         )
+    limit = memory_limit()
+    if limit is not None and limit < memory_info().get("MemTotal", 0):
+        problems.append(
+            f"this process may use {_gib(limit)} of memory (its cgroup's limit), files that are cached in it"
+        )
+    problems += _limits()
     try:
         import torch
         import torchvision  # noqa: F401 - importing is the check

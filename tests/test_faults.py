@@ -31,7 +31,7 @@ from alexnet_fast.dataset import ShardReader, read_dataset_info, verify
 from alexnet_fast.errors import AlexNetFastError, DamagedDataError, StorageError, UsageError
 from alexnet_fast.inspection import inspect
 from alexnet_fast.packing import pack
-from alexnet_fast.system import NoProgress, temporary_folder, write_file_atomically
+from alexnet_fast.system import NoProgress, write_file_atomically
 from alexnet_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_fast.training.run_folder import RunFolder
 
@@ -221,33 +221,6 @@ def test_a_run_folder_is_cleared_of_what_a_killed_process_left(tmp_path):
         (tmp_path / name).write_text("x")
     RunFolder(tmp_path, resume=True).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, ".lock"])
-
-
-def test_a_temporary_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
-    script = (
-        "import sys\nfrom alexnet_fast.system import temporary_folder\n"
-        "with temporary_folder('sweep-') as folder:\n    print(folder, flush=True); sys.stdin.read()"
-    )
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    try:
-        folders = [Path(process.stdout.readline().strip()) for process in processes]
-        processes[0].kill()
-        processes[0].wait()
-        assert all(folder.is_dir() for folder in folders)
-        with temporary_folder("sweep-") as third:
-            assert [folder.exists() for folder in folders] == [False, True]
-            assert third.is_dir()
-        processes[1].communicate("")
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- many workers

@@ -16,7 +16,7 @@ from ..config import LoaderConfig
 from ..errors import UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD
 from ..loaders import Loader, open_loader
-from ..system import CoreWatch, choose_device, send_message, synchronize
+from ..system import CoreWatch, choose_device, follow_usable_cores, send_message, synchronize
 from .results import Demand, Measurement
 
 _DEMAND_REPEATS = 3
@@ -106,6 +106,7 @@ def measure_loader(
     if isinstance(config, FolderConfig):
         import torchvision  # noqa: F401 - and this
 
+    follow_usable_cores()
     synchronize(device)  # makes CUDA's context, which is no part of a loader's start
     send_message("ready")
     begin = time.perf_counter()
@@ -230,6 +231,7 @@ def measure_demand(
     """The network's own demand: images/s of the steps that `train` would take, on images that lie on the device."""
     from ..training import Step  # the sweep itself does without torch
 
+    follow_usable_cores()
     device = choose_device(device_name)
     send_message("ready")
     step = Step.alone(model, num_classes=classes, image_size=image_size, batch_size=batch_size, device=device)

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..images import eval_resize
 from ..loaders import open_loader
 from ..models import choose_precision
-from ..system import choose_device, progress_bar
+from ..system import choose_device, follow_usable_cores, progress_bar
 from ..training import TTA, Ranks, load_run, score
 from .result import EvalResult
 
@@ -53,6 +53,7 @@ def evaluate(
         raise UsageError(f"the report goes into a folder, and {report} is a file: give another --report")
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
+    follow_usable_cores()
     place = choose_device(device)
     numbers = choose_precision(precision, place)
     model = loaded.model.to(place).to(memory_format=torch.channels_last)

@@ -182,7 +182,7 @@ def predict(
     import torch
 
     from ..images import finish_batch
-    from ..system import choose_device
+    from ..system import choose_device, follow_usable_cores
     from ..training import load_run
 
     if top < 1:
@@ -190,6 +190,7 @@ def predict(
     paths, passed_over = find_images(images)
     loaded = load_run(run)
     names = class_names(loaded)
+    follow_usable_cores()
     place = choose_device(device)
     model = loaded.model.to(place).to(memory_format=torch.channels_last)
     predictions: list[Prediction] = []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,7 @@ from typing import Any
 
 from ..dataset import MANIFEST, DatasetInfo, read_dataset_info
 from ..errors import UsageError
-from ..system import write_file_atomically
+from ..system import FileLock, LockedError, write_file_atomically
 
 WORK_FOLDER = ".pack"
 _STATE = "state.json"
@@ -112,7 +110,7 @@ def open_target(dataset: Path) -> Iterator[Target]:
     """
     made = _make(dataset)
     target = Target(dataset)
-    with _locked(target.work / _LOCK, dataset):
+    with _lock(target.work / _LOCK, dataset):
         try:
             yield target
         finally:
@@ -141,35 +139,17 @@ def _check_ours(dataset: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(path: Path, dataset: Path) -> Iterator[None]:
+def _lock(path: Path, dataset: Path) -> FileLock:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+") as file:
-            try:
-                # Held by the open file, so it ends with this process however that ends; workers do not inherit it.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise UsageError(
-                    f"another pack is writing to {dataset} (process {file.read().strip() or 'unknown'}): "
-                    "wait for it, or name another DATASET"
-                ) from None
-            if not _is_at(file.fileno(), path):
-                continue  # a pack that ended since has tidied it away, and a third may lock the next of that name
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-            return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that lies at `path` now."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        try:
+            return FileLock(path)
+        except FileNotFoundError:
+            continue  # a pack that ended just now has tidied the folder away
+        except LockedError as error:
+            raise UsageError(
+                f"another pack is writing to {dataset} (process {error.holder}): wait for it, or name another DATASET"
+            ) from None
 
 
 def _tidy(target: Target, made: bool) -> None:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from .child import Child, ChildError, send_message
-from .device import available_memory, cgroup_cpu_quota, choose_device, synchronize, usable_cores
-from .files import check_writable, file_sha256, storage_error, sync_folder, temporary_folder, write_file_atomically
+from .device import (
+    available_memory,
+    cgroup_cpu_quota,
+    choose_device,
+    follow_usable_cores,
+    memory_limit,
+    synchronize,
+    usable_cores,
+)
+from .files import check_writable, file_sha256, storage_error, sync_folder, write_file_atomically
+from .locks import FileLock, LockedError
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
 from .pool import WorkerPool, report_progress
 from .processes import CoreUse, CoreWatch, MemoryPeak
@@ -15,6 +24,8 @@ __all__ = [
     "ChildError",
     "CoreUse",
     "CoreWatch",
+    "FileLock",
+    "LockedError",
     "MemoryPeak",
     "NoProgress",
     "Progress",
@@ -28,16 +39,17 @@ __all__ = [
     "cpu_name",
     "device_name",
     "file_sha256",
+    "follow_usable_cores",
     "hardware",
     "memory_bytes",
     "memory_info",
+    "memory_limit",
     "progress_bar",
     "report_progress",
     "send_message",
     "storage_error",
     "sync_folder",
     "synchronize",
-    "temporary_folder",
     "usable_cores",
     "versions",
     "write_file_atomically",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+
+# What cgroups v1 answer where there is no limit lies a page below this.
+_NO_LIMIT = 1 << 62
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -60,6 +64,20 @@ def usable_cores() -> int:
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
+def follow_usable_cores() -> None:
+    """Let torch compute on no more threads than there are usable cores. A number that the user set stays.
+
+    torch counts the cores that it may run on and knows no quota. With a quota of 1 core on 2 its two threads wait for
+    each other: training took 840 images/s for 1,500 on one thread.
+    """
+    if os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS"):
+        return
+    import torch
+
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+
+
 def available_memory(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> int | None:
     """Bytes of main memory that this process may still take: what the system has free or can free, and no more than
     its cgroup's limit leaves; None where the system does not tell."""
@@ -72,19 +90,35 @@ def available_memory(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path
             amounts.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS tells only what it has in all
             amounts.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    for folder, limit, used, cache in _memory_limits(root, self_file):
+        try:
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # Cached files count as used, and give way.
+            cached = sum(int(stat.get(name, 0)) for name in cache)
+            amounts.append(limit - int((folder / used).read_text()) + cached)
+        except (OSError, ValueError):
+            pass
+    return max(0, min(amounts)) if amounts else None
+
+
+def memory_limit(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes of main memory that this process's cgroup grants it in all; None where there is no limit."""
+    return min((limit for _, limit, _, _ in _memory_limits(root, self_file)), default=None)
+
+
+def _memory_limits(root: Path, self_file: Path) -> Iterator[tuple[Path, int, str, tuple[str, str]]]:
+    """(folder, limit, file of what is used, names of cached files in memory.stat) of each cgroup that has a limit."""
     for folder in _cgroup_folders(root, self_file):
         for most, used, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            ("memory.max", "memory.current", ("inactive_file", "active_file")),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
         ):
             try:
                 limit = int((folder / most).read_text())
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                # Cached files count as used, and give way.
-                amounts.append(limit - int((folder / used).read_text()) + int(stat.get(cache, 0)))
             except (OSError, ValueError):
-                pass
-    return max(0, min(amounts)) if amounts else None
+                continue
+            if limit < _NO_LIMIT:
+                yield folder, limit, used, cache
 
 
 def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> float | None:

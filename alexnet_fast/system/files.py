@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
@@ -88,69 +84,3 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A new folder among the temporary files, gone at the end; what killed processes left of that prefix goes first.
-
-    Every such folder is locked by the process that made it, and a lock ends with its process: so what can be locked
-    belongs to nobody.
-
-    Raises:
-        StorageError: the file system refuses.
-    """
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:  # Windows, where what a killed process leaves stays
-        with tempfile.TemporaryDirectory(prefix=prefix) as name:
-            yield Path(name)
-        return
-    parent, lock = Path(tempfile.gettempdir()), None
-    for left in parent.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            lock = _lock_folder(left)
-            if lock is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(lock)
-    while True:
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=prefix))
-        except OSError as error:
-            raise storage_error(error, parent) from None
-        try:
-            lock = _lock_folder(folder)
-        except OSError:
-            break  # a file system without such locks, on which nobody takes it for a leftover
-        if lock is not None:
-            if folder.exists():
-                break  # else another process took it for one, between its making and its locking
-            os.close(lock)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock_folder(folder: Path) -> int | None:
-    """A descriptor that keeps the folder locked until it is closed; None where another process has it, or it is gone.
-
-    Raises:
-        OSError: it cannot be locked.
-    """
-    import fcntl
-
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .device import available_memory, usable_cores
+from .device import available_memory, memory_limit, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,12 @@ def memory_info() -> dict[str, int]:
 
 
 def memory_bytes() -> tuple[int | None, int | None]:
-    """(all of the machine, what this process may still take) of main memory; None where the system does not tell."""
-    return memory_info().get("MemTotal"), available_memory()
+    """(all that this process may have, what it may still take) of main memory; None where the system does not tell.
+
+    No more than the machine has, and than its cgroups grant.
+    """
+    totals = [size for size in (memory_info().get("MemTotal"), memory_limit()) if size is not None]
+    return min(totals, default=None), available_memory()
 
 
 def versions(*packages: str) -> dict[str, str]:

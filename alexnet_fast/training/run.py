@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..dataset import DatasetInfo, read_dataset_info
 from ..errors import UsageError
 from ..models import measured_gain
+from ..system import follow_usable_cores
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
@@ -107,6 +108,7 @@ def train(config: TrainConfig, *, say: Say | None = None) -> TrainResult | None:
         StoppedError: Ctrl-C or SIGTERM; a checkpoint was written.
         AlexNetFastError: the loss is not a number any more, or the disk is full.
     """
+    follow_usable_cores()
     with join_ranks(config.device) as ranks, Stops() as stops:
         return _train(config, ranks, stops, (say or _print) if ranks.is_main else lambda line: None)
 

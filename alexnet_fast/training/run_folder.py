@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedDataError, UsageError
-from ..system import write_file_atomically
+from ..system import FileLock, LockedError, write_file_atomically
 from .checkpoint import BEST, LAST, PREVIOUS
 
 CONFIG, METRICS, CURVES, SUMMARY = "config.json", "metrics.jsonl", "curves.png", "summary.json"
@@ -34,12 +34,13 @@ class RunFolder:
             raise UsageError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / _LOCK, "a")  # noqa: SIM115 - held until close
+            self._lock = FileLock(path / _LOCK)
         except OSError as error:
             raise UsageError(f"the run folder {path} cannot be written: {error.strerror}") from None
-        if not _try_lock(self._lock.fileno()):
-            self._lock.close()
-            raise UsageError(f"{path} is in use by another training process: wait for it, or give another --run-dir")
+        except LockedError as error:
+            raise UsageError(
+                f"{path} is in use by another training process ({error.holder}): wait for it, or give another --run-dir"
+            ) from None
         for entry in path.iterdir():
             if _LEFTOVERS.fullmatch(entry.name):
                 entry.unlink()
@@ -50,8 +51,7 @@ class RunFolder:
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
-        if not self._lock.closed:
-            self._lock.close()  # the file stays: removing it would let two others lock two files of that name
+        self._lock.close()
 
     def read_config(self) -> dict[str, Any] | None:
         """The config.json that is there, None where there is none."""
@@ -111,15 +111,3 @@ def default_run_dir(model: str, recipe: str) -> Path:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_file_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: the folder's rules still hold, but two processes at once are not told apart
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from alexnet_fast import UsageError
-from alexnet_fast.system import available_memory, cgroup_cpu_quota, choose_device, usable_cores
+from alexnet_fast.system import available_memory, cgroup_cpu_quota, choose_device, memory_limit, usable_cores
 
 
 def write(path: Path, text: str) -> None:
@@ -46,13 +47,17 @@ def test_memory_limits_of_both_cgroup_versions(tmp_path: Path) -> None:
     write(tmp_path / "v2/self", "0::/a\n")
     write(tmp_path / "v2/a/memory.max", str(64 << 20))
     write(tmp_path / "v2/a/memory.current", str(50 << 20))
-    write(tmp_path / "v2/a/memory.stat", f"anon 1\ninactive_file {10 << 20}\n")
-    assert available_memory(tmp_path / "v2", tmp_path / "v2/self") == 24 << 20
+    write(tmp_path / "v2/a/memory.stat", f"anon 1\ninactive_file {10 << 20}\nactive_file {4 << 20}\n")
+    assert available_memory(tmp_path / "v2", tmp_path / "v2/self") == 28 << 20
+    assert memory_limit(tmp_path / "v2", tmp_path / "v2/self") == 64 << 20
     write(tmp_path / "v1/self", "4:memory:/job\n")
     write(tmp_path / "v1/memory/job/memory.limit_in_bytes", str(64 << 20))
     write(tmp_path / "v1/memory/job/memory.usage_in_bytes", str(60 << 20))
     write(tmp_path / "v1/memory/job/memory.stat", f"total_inactive_file {1 << 20}\n")
     assert available_memory(tmp_path / "v1", tmp_path / "v1/self") == 5 << 20
+    write(tmp_path / "v1/memory/memory.limit_in_bytes", str(2**63 - 4096))  # no limit
+    assert memory_limit(tmp_path / "v1", tmp_path / "v1/self") == 64 << 20
+    assert memory_limit(tmp_path / "none", tmp_path / "none/self") is None
     free = available_memory(tmp_path / "none", tmp_path / "none/self")
     assert free is None or free > 64 << 20
 
@@ -64,6 +69,45 @@ def test_affinity_counts() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.fixture
+def one_core_quota() -> Iterator[list[str]]:
+    """A command's beginning that runs it with a quota of one core, as docker --cpus 1 does."""
+    for top, files in (
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}),
+        (Path("/sys/fs/cgroup"), {"cpu.max": "100000 100000"}),
+    ):
+        group = top / f"alexnet-fast-{os.getpid()}"
+        try:
+            group.mkdir()
+            try:
+                for name, text in files.items():
+                    (group / name).write_text(text)
+                yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+            finally:
+                group.rmdir()
+            return
+        except OSError:
+            continue
+    pytest.skip("needs root, and cgroups that can be made")
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, "1"), ("2", "2")])
+def test_torch_follows_a_quota_but_not_against_the_users_word(
+    one_core_quota: list[str], asked: str | None, threads: str
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    code = "from alexnet_fast.system import follow_usable_cores as f, usable_cores\nimport torch\n"
+    code += "f(); print(usable_cores(), torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if asked is not None:
+        environment["OMP_NUM_THREADS"] = asked
+    done = subprocess.run(
+        [*one_core_quota, sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ["1", threads]
 
 
 def test_device_is_chosen_or_refused_with_a_remedy() -> None:
