@@ -15,6 +15,7 @@ from .device import (
 from .files import check_writable, file_sha256, storage_error, sync_folder, write_file_atomically
 from .locks import FileLock, LockedError
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
+from .object_store import ObjectStore, is_url, open_store, read_object
 from .pool import WorkerPool, report_progress
 from .processes import CoreUse, CoreWatch, MemoryPeak
 from .progress import NoProgress, Progress, can_redraw, progress_bar
@@ -28,6 +29,7 @@ __all__ = [
     "LockedError",
     "MemoryPeak",
     "NoProgress",
+    "ObjectStore",
     "Progress",
     "WorkerPool",
     "available_memory",
@@ -41,10 +43,13 @@ __all__ = [
     "file_sha256",
     "follow_usable_cores",
     "hardware",
+    "is_url",
     "memory_bytes",
     "memory_info",
     "memory_limit",
+    "open_store",
     "progress_bar",
+    "read_object",
     "report_progress",
     "send_message",
     "storage_error",
