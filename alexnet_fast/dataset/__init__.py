@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .cache import ShardCache, default_cache
 from .manifest import (
     MANIFEST,
     MAX_RECORDS_PER_SHARD,
@@ -23,10 +24,12 @@ __all__ = [
     "ClassInfo",
     "DatasetInfo",
     "PreparedRecord",
+    "ShardCache",
     "ShardInfo",
     "ShardReader",
     "ShardWriter",
     "SplitInfo",
+    "default_cache",
     "prepare_record",
     "read_dataset_info",
     "shard_name",

@@ -91,6 +91,7 @@ class ShardCache:
         self._changed = threading.Condition()
         self._held: dict[int, IO[bytes]] = {}  # shards that are here and locked for this reader
         self._due: dict[int, int] = {}  # shards that are to come or to stay, with their place in the plan
+        self._then: dict[int, int] = {}  # the same of the next epoch
         self._coming: set[int] = set()
         self._failed: AlexNetFastError | None = None
         self._closed = False
@@ -113,15 +114,15 @@ class ShardCache:
 
     # -- the plan ---------------------------------------------------------------------------------------------------
 
-    def plan(self, shards: Sequence[int]) -> None:
+    def plan(self, shards: Sequence[int], then: Sequence[int] = ()) -> None:
         """Fetch these shards, by number, in this order, as far as the cache has room; forget an earlier plan.
 
-        What is held stays held until `release`.
+        What is held stays held until `release`. `then` are those of the next epoch, which are fetched after these, and
+        stay rather than others once they are released.
         """
         with self._changed:
-            self._due = {}
-            for place, shard in enumerate(shards):
-                self._due.setdefault(int(shard), place)
+            self._then = {int(shard): len(shards) + place for place, shard in enumerate(then)}
+            self._due = {**self._then, **{int(shard): place for place, shard in enumerate(shards)}}
             self._failed = None
             self._changed.notify_all()
             if not self._threads and not self._closed:
@@ -166,6 +167,8 @@ class ShardCache:
             for shard in shards:
                 file = self._held.pop(shard, None)
                 self._due.pop(shard, None)
+                if shard in self._then:
+                    self._due[shard] = self._then[shard]
                 if file is not None:
                     file.close()
             self._changed.notify_all()

@@ -13,11 +13,15 @@ from .manifest import MANIFEST
 
 
 class DataFile(NamedTuple):
-    """A shard's data.mdb, by what sets it apart from another of that name that was packed before or after."""
+    """A shard's data.mdb, by what sets it apart from another of that name that was packed before or after.
+
+    `fleeting` says that it lies in a cache, which may delete it.
+    """
 
     path: str
     size: int
     sha256: str
+    fleeting: bool = False
 
 
 if hasattr(os, "pread"):
@@ -83,6 +87,10 @@ class OpenFiles:
                 raise DamagedDataError(
                     f"{wanted.path} has {size} bytes where {MANIFEST} says {wanted.size}: restore it"
                 )
+            # What a cache has deleted would keep its bytes on the disk for as long as it is open.
+            for name in [name for name in self._files if name.fleeting]:
+                if os.fstat(self._files[name].descriptor).st_nlink == 0:
+                    del self._files[name]
             while len(self._files) >= most_open_files():
                 del self._files[next(iter(self._files))]
             self._files[wanted] = file

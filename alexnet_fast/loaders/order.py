@@ -96,7 +96,7 @@ def window_order(
     shuffled = np.random.default_rng([seed, epoch]).permutation(len(sizes))
     line = np.concatenate([np.arange(starts[s], starts[s] + sizes[s]) for s in shuffled] or [np.empty(0, np.int64)])
     mixed = max(1, round(window * total / max(1, len(sizes))))  # records of a window
-    left = np.arange(total)
+    left: Int64Array = np.arange(total)
     for stretch, (ranks, read) in enumerate(done):
         taken = np.concatenate([_deal(left, seed, epoch, stretch, r, ranks, mixed)[:read] for r in range(ranks)])
         left = np.setdiff1d(left, taken, assume_unique=True)
