@@ -106,7 +106,7 @@ def window_order(
 def _deal(left: Int64Array, seed: int, epoch: int, stretch: int, rank: int, ranks: int, mixed: int) -> Int64Array:
     """The places of the line that a rank reads in one stretch, in order."""
     count = len(left) // ranks
-    part = left[rank * count : (rank + 1) * count].copy()
+    part: Int64Array = left[rank * count : (rank + 1) * count].copy()
     random = np.random.default_rng([seed, epoch, stretch, rank, ranks])
     for begin in range(0, count, mixed):
         random.shuffle(part[begin : begin + mixed])
