@@ -46,7 +46,9 @@ def _one_of(option: str, values: Sequence[str], help: str) -> Any:
     return typer.Option(option, metavar="|".join(values), help=help, autocompletion=_completes(values))
 
 
-DatasetArg = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`.")]
+DatasetArg = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`, or the URL of one.")
+]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, checkpoint, or an AlexNet's weights.")]
 DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
 
@@ -56,7 +58,7 @@ def _from_config(kind: type[Config]) -> Callable[[Callable[[Config], None]], Cal
     entries = {entry.name: (entry, known) for entry, known in options_of(kind) if known.help}
 
     def decorate(run: Callable[[Config], None]) -> Callable[..., None]:
-        def command(dataset: Path, **words: Any) -> None:
+        def command(dataset: str, **words: Any) -> None:
             values = {
                 name: read_value(name_of(entry), known.kind, words[name], word=True)
                 for name, (entry, known) in entries.items()

@@ -13,9 +13,11 @@ from typing import Any, Literal
 from .errors import UsageError
 from .options import (
     INTERVAL,
+    LOCATION,
     NUMBER_ABOVE_0,
     PLACE,
     SETTINGS,
+    SIZE,
     SWITCH,
     TEXT,
     Kind,
@@ -67,6 +69,7 @@ def _require(condition: bool, message: str) -> None:
 MOST_WORKERS = 1024  # each is a process or a thread: more are a slip of the keyboard, which would bring a machine down
 CROPS = ("resized", "shorter-side")
 FLIPS = ("random", "alternate", "off")
+SHUFFLES = ("auto", "full", "window")
 
 
 def _device(value: object) -> str:
@@ -148,7 +151,8 @@ class LoaderConfig:
     """What a loader reads and how it hands it over.
 
     Attributes:
-        dataset: folder made by ``alexnet-fast pack`` (not needed by the synthetic backend when num_classes is given).
+        dataset: folder made by ``alexnet-fast pack``, or the URL of one (not needed by the synthetic backend when
+            num_classes is given).
         split: name of the split in dataset.json.
         train: random crops, flips and a shuffled order with the last partial batch dropped; otherwise the centre crop
             with every record once. None means: exactly when the split is called train.
@@ -167,6 +171,12 @@ class LoaderConfig:
         augmentation: how training images are cut and mirrored.
         eval_resize: shorter side, pixels, to which evaluation scales an image before its centre `image_size` is cut
             out; None: 256/224 of image_size.
+        shuffle: 'full' draws each epoch from all records; 'window' reads few shards at a time (see
+            `alexnet_fast.loaders.order.window_order`); 'auto' is full for a folder and window for a URL.
+        done: of the first epoch with shuffle 'window', how far other numbers of ranks read it: pairs of ranks and
+            records that each of them read.
+        cache: folder for the shards of a data set at a URL; None: alexnet-fast/shards in the user's cache folder.
+        cache_bytes: bytes of shards that the cache may hold.
         options: what one backend alone understands, by name; an unknown name is refused by the backend.
         records: which records an epoch reads: record numbers, a boolean mask over the split, a `Share` or its
             fraction; training shuffles them. Or a function of (seed, epoch) that returns numbers or a mask: an epoch
@@ -184,7 +194,7 @@ class LoaderConfig:
             before they are normalised.
     """
 
-    dataset: Path | str | None = option(None, PLACE)
+    dataset: Path | str | None = option(None, LOCATION)
     split: str = option("train", TEXT)
     train: bool | None = option(None, SWITCH)
     backend: str = option("auto", BACKEND)
@@ -202,6 +212,10 @@ class LoaderConfig:
     prefetch: int = option(2, whole(1))
     augmentation: Augmentation = field(default_factory=Augmentation)
     eval_resize: int | None = option(None, whole(1))
+    shuffle: str = option("auto", one_of(*SHUFFLES))
+    done: tuple[tuple[int, int], ...] = ()
+    cache: Path | str | None = option(None, PLACE)
+    cache_bytes: int = option(50 << 30, SIZE)
     options: Mapping[str, Any] = field(default_factory=dict)
     records: Any = field(default=None, compare=False)
     weights: Any = field(default=None, compare=False)
@@ -256,9 +270,10 @@ class TrainConfig:
         loader_settings: a bench-loader.json whose recommendation fills backend, num_workers and pin_memory where these
             are 'auto'.
         max_steps: stop after so many optimiser steps in all.
+        shuffle, cache, cache_bytes: as in `LoaderConfig`.
     """
 
-    dataset: Path | str = field(metadata=declared(PLACE))
+    dataset: Path | str = field(metadata=declared(LOCATION))
     run_dir: Path | str | None = option(None, PLACE, "Run folder; runs/NAME if not given.", metavar="RUN", again=False)
     model: str = option("alexnet", one_of(*MODELS), "Network.", same_run=True)
     recipe: str = option("fast", one_of(*RECIPES), "Hyper-parameters.")
@@ -278,6 +293,9 @@ class TrainConfig:
     checkpoint_every: int | str | None = option("10m", INTERVAL, "Within epochs: 500, 90s, 10m, 1h.")
     loader_settings: Path | str | None = option(None, PLACE, "bench-loader.json to take settings from.", again=False)
     max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
+    shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
+    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
+    cache_bytes: int = option(50 << 30, SIZE, "Bytes of shards that may be kept there.")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -316,7 +334,7 @@ class BenchConfig:
         timeout: seconds without a sign of life after which a cell counts as hung.
     """
 
-    dataset: Path | str = field(metadata=declared(PLACE))
+    dataset: Path | str = field(metadata=declared(LOCATION))
     split: str = option("train", TEXT)
     backends: tuple[str, ...] | None = option(
         None, several(one_of(*BACKENDS[1:]), one_of(*BACKENDS[1:]).expected, "A,B"),

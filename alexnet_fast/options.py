@@ -266,6 +266,11 @@ def interval_seconds(every: str) -> float:
 SWITCH = Kind("true or false", lambda value: _fits(isinstance(value, bool), value), "", type=bool)
 TEXT = Kind("a text", lambda value: _fits(isinstance(value, str), value), "TEXT")
 PLACE = Kind("a path", Path, "FILE", type=Path)
+LOCATION = Kind("a path or a URL", lambda place: place if is_url(place) else Path(place), "FOLDER|URL")
+SIZE = Kind(
+    "a number of bytes, or a size such as 1GiB", lambda size: _fits(_is_int(size) and size > 0, size), "SIZE",
+    parse=lambda text: parse_size(text), write=lambda size: size_words(size),
+)  # fmt: skip
 NUMBER_ABOVE_0 = Kind("a positive number", _above_0, "N", type=float)
 INTERVAL = Kind(
     "a number of steps, a time such as 90s, 10m or 1h, or epoch", _interval, "STEPS|TIME|epoch",
@@ -274,6 +279,22 @@ INTERVAL = Kind(
 SETTINGS = Kind(
     "a mapping of names to values", dict, "NAME=VALUE", parse=lambda pairs: parse_overrides(pairs), type=list[str]
 )  # fmt: skip
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.IGNORECASE)
+
+
+def is_url(place: object) -> bool:
+    """Whether it is a URL (s3://, gs://, https://, hf://, ...) and not a path."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def size_words(size: int) -> str:
+    """A number of bytes as `parse_size` reads it: 50GiB, 1048577."""
+    for power, unit in ((30, "GiB"), (20, "MiB")):
+        if size % (1 << power) == 0:
+            return f"{size >> power}{unit}"
+    return str(size)
 
 
 def parse_size(text: str) -> int:

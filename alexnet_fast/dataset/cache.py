@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
@@ -90,11 +91,13 @@ class ShardCache:
         self.fetched_bytes, self.fetch_seconds, self.waited_seconds = 0, 0.0, 0.0
         self._changed = threading.Condition()
         self._held: dict[int, IO[bytes]] = {}  # shards that are here and locked for this reader
+        self._holds: Counter[int] = Counter()  # how often each was waited for and not yet released
         self._due: dict[int, int] = {}  # shards that are to come or to stay, with their place in the plan
         self._then: dict[int, int] = {}  # the same of the next epoch
         self._coming: set[int] = set()
         self._failed: AlexNetFastError | None = None
         self._closed = False
+        self._process = os.getpid()
         self._threads: list[threading.Thread] = []
         for shard in self.shards:
             self._fetch_index(shard)
@@ -125,13 +128,10 @@ class ShardCache:
             self._due = {**self._then, **{int(shard): place for place, shard in enumerate(shards)}}
             self._failed = None
             self._changed.notify_all()
-            if not self._threads and not self._closed:
-                self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(FETCHERS)]
-                for thread in self._threads:
-                    thread.start()
+            self._start()
 
     def wait(self, shards: Sequence[int]) -> None:
-        """Return when all of these shards are here and held, so that nobody deletes them.
+        """Return when all of these shards are here and held, so that nobody deletes them until as many `release`.
 
         Raises:
             UsageError, DamagedDataError, StorageError: one cannot be fetched; the text names it.
@@ -139,16 +139,20 @@ class ShardCache:
         begin = moved = time.perf_counter()
         seen = self.fetched_bytes
         for shard in shards:
-            while shard not in self._held:
+            while True:
                 with self._changed:
-                    file = _hold(self._path(shard), self.shards[shard].data_bytes)
-                    if file is not None:
-                        self._held[shard] = file
+                    if shard not in self._held:
+                        file = _hold(self._path(shard), self.shards[shard].data_bytes)
+                        if file is not None:
+                            self._held[shard] = file
+                    if shard in self._held:
+                        self._holds[shard] += 1
                         break
                     if self._failed is not None:
                         raise self._failed
                     if self._closed:
                         raise StorageError("the loader was closed while it waited for a shard")
+                    self._start()
                     self._due[shard] = -1  # before all that the plan names
                     self._changed.notify_all()
                     self._changed.wait(0.5)
@@ -161,10 +165,27 @@ class ShardCache:
                     )
         self.waited_seconds += time.perf_counter() - begin
 
+    def is_ours(self) -> bool:
+        """Whether this is the process that opened the cache; a forked one has neither its threads nor its locks."""
+        return self._process == os.getpid()
+
+    @contextlib.contextmanager
+    def held(self, shards: Sequence[int]) -> Iterator[None]:
+        """`wait`, and `release` at the end of the block."""
+        self.wait(shards)
+        try:
+            yield
+        finally:
+            self.release(shards)
+
     def release(self, shards: Sequence[int]) -> None:
         """These are not needed for now: they stay here until room is needed."""
         with self._changed:
             for shard in shards:
+                self._holds[shard] -= 1
+                if self._holds[shard] > 0:
+                    continue
+                del self._holds[shard]
                 file = self._held.pop(shard, None)
                 self._due.pop(shard, None)
                 if shard in self._then:
@@ -181,7 +202,11 @@ class ShardCache:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(timeout=5)
-        self.release(list(self._held))
+        with self._changed:
+            for file in self._held.values():
+                file.close()
+            self._held.clear()
+            self._holds.clear()
 
     @property
     def rate(self) -> float:
@@ -189,6 +214,12 @@ class ShardCache:
         return self.fetched_bytes / self.fetch_seconds if self.fetch_seconds else 0.0
 
     # -- fetching ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self._threads and not self._closed:
+            self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(FETCHERS)]
+            for thread in self._threads:
+                thread.start()
 
     def _serve(self) -> None:
         while (shard := self._next()) is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedDataError, UsageError
-from ..system import write_file_atomically
+from ..options import is_url
+from ..system import open_store, read_object, write_file_atomically
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -122,15 +123,21 @@ def write_dataset_info(dataset: Path, info: DatasetInfo) -> None:
 
 
 def read_dataset_info(dataset: Path | str) -> DatasetInfo:
-    """Read and check DATASET/dataset.json.
+    """Read and check dataset.json of a folder, or of a URL.
 
     Raises:
         UsageError: there is none, or its format is one that this version does not know.
         DamagedDataError: it is not what pack wrote: unreadable, altered, or with values out of bounds.
     """
+    if is_url(dataset):
+        return _read_manifest(f"{dataset}/{MANIFEST}", dataset, lambda: read_object(open_store(str(dataset)), MANIFEST))
     path = Path(dataset) / MANIFEST
+    return _read_manifest(path, dataset, path.read_bytes)
+
+
+def _read_manifest(path: Path | str, dataset: Path | str, read: Callable[[], bytes]) -> DatasetInfo:
     try:
-        text = path.read_bytes().decode()
+        text = read().decode()
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{dataset} is not a packed data set (it has no {MANIFEST}): "

@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from ..errors import DamagedDataError
 from ..system import storage_error
+from .cache import ShardCache
 from .datum import datum_frame, decode_datum
 from .index import IndexArray, index_dtype, read_index
 from .lmdb_pages import Int64Array, value_places
@@ -132,6 +133,7 @@ class ShardReader:
 
     Attributes:
         dataset: the folder, absolute.
+        cache: of the shards, where they lie in object storage; None where the folder holds them all.
         info, split, split_info: contents of dataset.json, the split's name, and its part of them.
         labels: (records,) int64; -1 for none.
         heights, widths: (records,) int32, of the decoded images, pixels.
@@ -141,14 +143,23 @@ class ShardReader:
         UsageError, DamagedDataError: as `read_dataset_info`; also where an index is not what dataset.json says.
     """
 
-    def __init__(self, dataset: Path | str, split: str) -> None:
+    def __init__(self, dataset: Path | str, split: str, cache: ShardCache | None = None) -> None:
+        """
+        Args:
+            dataset: folder of the data set.
+            cache: the one whose folder it is, of this split; shards are waited for before they are read, but not in
+                processes that the reader is sent to.
+        """
         self.dataset = Path(dataset).resolve()
         self.info = read_dataset_info(dataset)
+        self.cache = cache
         self.split = split
         self.split_info = self.info.split(split)
         shards = self.split_info.shards
         self._files = [
-            DataFile(str(self.dataset / shard.path / "data.mdb"), shard.data_bytes, shard.data_sha256)
+            DataFile(
+                str(self.dataset / shard.path / "data.mdb"), shard.data_bytes, shard.data_sha256, cache is not None
+            )
             for shard in shards
         ]
         self._ends = list(accumulate(shard.records for shard in shards))
@@ -258,6 +269,12 @@ class ShardReader:
             IndexError, DamagedDataError: as `read`.
         """
         numbers = self._check(records)
+        if self.cache is None or not self.cache.is_ours():  # a worker's shards were waited for before it was asked
+            return self._views(numbers)
+        with self.cache.held(np.unique(np.searchsorted(self._ends, numbers, side="right")).tolist()):
+            return self._views(numbers)
+
+    def _views(self, numbers: npt.NDArray[np.int64]) -> list[memoryview]:
         shards = np.searchsorted(self._ends, numbers, side="right").tolist()
         offsets, lengths = self._offsets[numbers].tolist(), self.lengths[numbers].tolist()
         views: list[memoryview] = []
@@ -304,7 +321,7 @@ class ShardReader:
         open_files.drop(self._files)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_keys": None}
+        return {**self.__dict__, "_keys": None, "cache": None}
 
 
 def _text(key: Any) -> str:

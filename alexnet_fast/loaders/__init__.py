@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import LoaderConfig
 from ..errors import UsageError
+from ..options import is_url
 from .base import Batch, Loader
 from .order import epoch_order
 
@@ -42,9 +43,10 @@ def open_loader(dataset: LoaderConfig | Path | str | None = None, /, **options: 
         from .synthetic import SyntheticLoader
 
         return SyntheticLoader(config)
-    from ..dataset import ShardReader
-
-    reader = ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+    if config.shuffle == "auto":
+        whole = config.records is None and config.weights is None
+        config = replace(config, shuffle="window" if is_url(config.dataset) and whole else "full")
+    reader = _open_reader(config)
     if config.backend == "auto":
         name, why = choose_backend(config, reader)
         print(f"{config.split}: backend {name}, because {why}", file=sys.stderr)
@@ -78,6 +80,23 @@ def _configure(dataset: LoaderConfig | Path | str | None, options: dict[str, Any
     return LoaderConfig(dataset=dataset, **options)
 
 
+def _open_reader(config: LoaderConfig) -> ShardReader:
+    from ..dataset import ShardCache, ShardReader, default_cache
+
+    assert config.dataset is not None
+    if not is_url(config.dataset):
+        return ShardReader(config.dataset, config.split)
+    folder = Path(config.cache or default_cache())
+    cache = ShardCache(str(config.dataset), config.split, folder, config.cache_bytes)
+    if config.train:
+        print(
+            f"{config.split}: shards are fetched into {folder} (at most {config.cache_bytes / 2**30:,.1f} GiB), "
+            f"and read in order {config.shuffle}",
+            file=sys.stderr,
+        )
+    return ShardReader(cache.dataset, config.split, cache)
+
+
 def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> tuple[str, str]:
     """The backend that 'auto' means for this data set on this device, and why.
 
@@ -89,7 +108,6 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
     Raises:
         UsageError, DamagedDataError: as `open_loader`.
     """
-    from ..dataset import ShardReader
     from ..system import choose_device
     from .resident import MEMORY_SHARE, common_size, free_memory, resident_bytes
 
@@ -98,7 +116,7 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
         return "torchvision", "options are given"
     if config.image_transform is not None and device.type != "cpu":
         return "torchvision", "image_transform runs in its workers"
-    reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+    reader = reader or _open_reader(config)
     size = common_size(reader)
     if size is not None and max(size) <= _RESIDENT_SIDE:
         needed, free = resident_bytes(reader, size), free_memory(device)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..images import CropArray, draw_crops, draw_flips, finish_batch
-from .order import Int64Array
+from .order import Int64Array, window_order
 from .selection import Selection, record_numbers
+from .shard_feed import ShardFeed
 from .split_dataset import SplitDataset
 from .transforms import BatchTransform, batch_seed
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
     from ..config import LoaderConfig
     from ..dataset import ShardReader
+
+
+# Batches whose buffers are still being read: the one handed out last and the one before.
+_HANDED_OUT = 2
 
 
 class _ImagesAndLabels(NamedTuple):
@@ -98,6 +103,7 @@ class Loader(ABC):
     backend: str
     reader: ShardReader | None
     takes_image_transform = False
+    reads_shards = True  # in every pass; resident reads them once
 
     def __init__(self, config: LoaderConfig, labels: Int64Array, device: torch.device) -> None:
         """
@@ -123,10 +129,15 @@ class Loader(ABC):
         self._selection = Selection(labels, config.records, config.weights)
         self._batch_transform = None if config.batch_transform is None else BatchTransform(config.batch_transform)
         self._running: tuple[int, int] | None = None
+        self._running_done: tuple[tuple[int, int], ...] = ()
         self._running_steps = 0  # of the epoch that is running
         self._expected: int | None = None  # fingerprint of the selection that a loaded state goes with
         self._making: Generator[torch.Tensor, None, None] | None = None  # the newest pass's images
         self._repeat = 1
+        self._done = config.done  # of the epoch that the next pass reads
+        self._shards: ShardFeed | None = None  # of a data set in object storage
+        if config.shuffle == "window" and not self._selection.whole:
+            raise UsageError("shuffle window reads whole splits: leave out records and weights, or take shuffle full")
         _open_loaders.add(self)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -149,7 +160,17 @@ class Loader(ABC):
 
     def order(self, epoch: int) -> Int64Array:
         """Record numbers that this rank reads in `epoch`, before any start_step is cut off."""
+        return self._order(epoch, ())
+
+    def _order(self, epoch: int, done: Sequence[tuple[int, int]]) -> Int64Array:
         c, times = self.config, self._repeat if self.config.train else 1
+        if c.train and c.shuffle == "window" and self.reader is not None:
+            shards = [shard.records for shard in self.reader.split_info.shards]
+            parts = [
+                window_order(shards, seed=c.seed, epoch=drawn, rank=c.rank, world_size=c.world_size, done=done)
+                for drawn in range(epoch * times, (epoch + 1) * times)
+            ]
+            return np.concatenate(parts)
         orders = [
             self._selection.order(seed=c.seed, epoch=drawn, train=bool(c.train), rank=c.rank, world_size=c.world_size)
             for drawn in range(epoch * times, (epoch + 1) * times)
@@ -197,14 +218,18 @@ class Loader(ABC):
     # Passes
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.epoch, self.start_step
+        epoch, first, done = self.epoch, self.start_step, self._done
         self._check_expected(epoch)
-        size, order = self.config.batch_size, self.order(epoch)
+        size, order = self.config.batch_size, self._order(epoch, done)
         batches = [order[i * size : (i + 1) * size] for i in range(first, self._steps(len(order)))]
         labels = self._labels(order)
         self._end_pass()  # one that is still held
-        self.epoch, self.start_step = epoch + 1, 0
-        self._running, self._running_steps = (epoch, first), first + len(batches)
+        self.epoch, self.start_step, self._done = epoch + 1, 0, ()
+        self._running, self._running_steps, self._running_done = (epoch, first), first + len(batches), done
+        if self._shards is None and self.reads_shards and self.reader is not None and self.reader.cache is not None:
+            self._shards = ShardFeed(self.reader.cache, self.config.prefetch + _HANDED_OUT)
+        if self._shards is not None:
+            self._shards.begin(batches, self.order(epoch + 1) if self.config.train else order)
         making = self._making = self._images(epoch, batches)
         try:
             for step, records in enumerate(batches, first):
@@ -212,6 +237,8 @@ class Loader(ABC):
                 yield self._finish(next(making), labels[step * size : (step + 1) * size], records, epoch, step)
                 if self._making is not making:
                     raise RuntimeError("this pass over the loader was ended by a newer one")
+                if self._shards is not None:
+                    self._shards.after(step - first)
             self._running = None
         finally:
             making.close()
@@ -234,6 +261,11 @@ class Loader(ABC):
         if step is not None:
             self._running = (epoch, step + 1)
         return Batch(images, labels, records)
+
+    def _await_shards(self, number: int) -> None:
+        """Wait until the shards that a batch of this pass needs are here; called before anybody reads its records."""
+        if self._shards is not None:
+            self._shards.before(number)
 
     def _end_pass(self) -> None:
         making, self._making = self._making, None
@@ -277,8 +309,11 @@ class Loader(ABC):
     # -----------------------------------------------------------------------------------------------------------------
     # Where a run stands
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """Where the reader stands: ``{"epoch": e, "step": k}``, k batches of epoch e having been handed out.
+
+        With shuffle 'window' also how many ranks there are, the batch of each, and `done`, so that other numbers of
+        ranks may go on from there.
 
         Batches that were prepared ahead and not yet handed out are not counted, so loading this state reads them again.
         Where `records` or `weights` are set, ``"records"`` tells them apart from others.
@@ -286,20 +321,31 @@ class Loader(ABC):
         epoch, step = self._running if self._running is not None else (self.epoch, self.start_step)
         if self._running is not None and step >= self._running_steps:
             epoch, step = epoch + 1, 0
-        state = {"epoch": epoch, "step": step}
+        state: dict[str, Any] = {"epoch": epoch, "step": step}
+        if self.config.shuffle == "window":
+            running = self._running is not None and epoch == self._running[0]
+            done = self._running_done if running else self._done
+            state |= {"ranks": self.config.world_size, "batch": self.config.batch_size, "done": [list(d) for d in done]}
         return state if self._selection.whole else {**state, "records": self._fingerprint(epoch)}
 
-    def load_state(self, state: Mapping[str, int]) -> None:
-        """Make the next pass begin where `state` was taken; a pass within an epoch refuses other `records` then."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Make the next pass begin where `state` was taken, with shuffle 'window' perhaps by another number of ranks.
+
+        A pass within an epoch refuses other `records` then.
+        """
         self.epoch, self.start_step = int(state["epoch"]), int(state["step"])
+        self._done = tuple((int(ranks), int(read)) for ranks, read in state.get("done", ()))
+        ranks, batch = int(state.get("ranks", 0)), int(state.get("batch", 0))
+        if ranks and (ranks, batch) != (self.config.world_size, self.config.batch_size) and self.start_step:
+            self._done, self.start_step = (*self._done, (ranks, self.start_step * batch)), 0
         self._expected = state.get("records") if self.start_step else None
         self._running = None
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """`state`, by the name that Lightning, Accelerate and torchdata call it."""
         return self.state()
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """`load_state`, by the name that Lightning, Accelerate and torchdata call it."""
         self.load_state(state)
 
@@ -340,7 +386,11 @@ class Loader(ABC):
     def close(self) -> None:
         """Stop workers and give back memory; safe to call twice."""
         self._end_pass()
+        if self._shards is not None:
+            self._shards.end()
         if self.reader is not None:
+            if self.reader.cache is not None:
+                self.reader.cache.close()
             self.reader.close()
 
     def __enter__(self) -> Loader:

@@ -236,7 +236,7 @@ class HostLoader(Loader):
     def _images(self, epoch: int, batches: Sequence[Int64Array]) -> Generator[torch.Tensor, None, None]:
         buffers, workers = self._start()
         self._drain()  # what an interrupted pass left
-        requests = self._requests(epoch, batches)
+        requests, submitted = self._requests(epoch, batches), 0
         try:
             while True:
                 while (
@@ -244,6 +244,8 @@ class HostLoader(Loader):
                     and len(self._pending) <= self.config.prefetch
                     and (request := next(requests, None)) is not None
                 ):
+                    self._await_shards(submitted)
+                    submitted += 1
                     self._submit(workers, buffers.free.popleft(), request)
                 if not self._pending:
                     return

@@ -63,6 +63,7 @@ class ResidentHostLoader(HostLoader):
     """
 
     backend = "resident"
+    reads_shards = False
 
     def __init__(self, config: LoaderConfig, reader: ShardReader) -> None:
         options = check_options(config, "resident", workers="auto", context="auto")
@@ -97,6 +98,7 @@ class ResidentLoader(Loader):
     """
 
     backend = "resident"
+    reads_shards = False
     reader: ShardReader
 
     def __init__(self, config: LoaderConfig, reader: ShardReader) -> None:
@@ -176,6 +178,8 @@ def _decode_all(
         DamagedDataError: a record cannot be decoded; the text names it.
     """
     threads = max(1, num_workers)
+    if reader.cache is not None:
+        reader.cache.plan(range(len(reader.cache.shards)))
     with ThreadPoolExecutor(threads) as pool:
         for begin in range(0, len(reader), _CHUNK):
             records = np.arange(begin, min(len(reader), begin + _CHUNK))

@@ -1,4 +1,4 @@
-"""Which shards an epoch needs when: what a loader tells the cache of shards in object storage."""
+"""Which shards a pass needs when: what a loader tells the cache of shards in object storage."""
 
 from __future__ import annotations
 
@@ -7,60 +7,78 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..dataset import ShardCache
+from ..errors import UsageError
 from .order import Int64Array
 
 
 class ShardFeed:
-    """Keeps the shards of each batch at hand while it is made.
+    """Keeps the shards of each batch at hand from before it is made until it is handed out.
 
     Args:
         cache: of the split.
-        batch_size: records of a batch.
+        ahead: batches that are in the making at a time.
     """
 
-    def __init__(self, cache: ShardCache, batch_size: int) -> None:
-        self.cache, self._batch_size = cache, batch_size
+    def __init__(self, cache: ShardCache, ahead: int) -> None:
+        self._cache, self._ahead = cache, ahead
+        self._sizes = np.array([shard.data_bytes for shard in cache.shards], np.int64)
         self._ends = np.cumsum([shard.records for shard in cache.shards])
         self._first: dict[int, list[int]] = {}
         self._last: dict[int, list[int]] = {}
+        self._held: list[int] = []
 
-    def begin(self, records: Int64Array, then: Int64Array, start_step: int = 0) -> None:
-        """A pass over these records begins at a step; `then` are the records of the next pass."""
-        shards, first = self._first_use(records[start_step * self._batch_size :])
-        reversed_shards = np.searchsorted(self._ends, records[::-1], side="right")
-        found, place = np.unique(reversed_shards, return_index=True)
-        last = (len(records) - 1 - place) // self._batch_size
+    def begin(self, batches: Sequence[Int64Array], then: Int64Array) -> None:
+        """A pass over these batches begins; `then` are the records of the next one.
+
+        Raises:
+            UsageError: the cache is too small for the shards that some batches need at a time.
+        """
+        self.end()
         self._first, self._last = {}, {}
-        for shard, at in zip(shards.tolist(), first.tolist(), strict=True):
-            self._first.setdefault(start_step + at // self._batch_size, []).append(shard)
-        for shard, step in zip(found.tolist(), last.tolist(), strict=True):
-            self._last.setdefault(step, []).append(shard)
-        self.cache.release(range(len(self.cache.shards)))
-        self.cache.plan(shards.tolist(), self._first_use(then)[0].tolist())
+        steps = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+        records = np.concatenate(batches) if batches else np.empty(0, np.int64)
+        touched = np.searchsorted(self._ends, records, side="right")
+        shards, place = np.unique(touched, return_index=True)
+        first = steps[place]
+        last = steps[len(touched) - 1 - np.unique(touched[::-1], return_index=True)[1]]
+        self._check_room(shards, first, last, len(batches))
+        for shard, begin, end in zip(shards.tolist(), first.tolist(), last.tolist(), strict=True):
+            self._first.setdefault(begin, []).append(shard)
+            self._last.setdefault(end, []).append(shard)
+        self._cache.plan(shards[np.argsort(place)].tolist(), self._in_order(then))
 
-    def before(self, step: int) -> None:
-        """Wait for the shards that a step is the first to need.
+    def _check_room(self, shards: Int64Array, first: Int64Array, last: Int64Array, steps: int) -> None:
+        change = np.zeros(steps + 1, np.int64)
+        np.add.at(change, np.maximum(0, first - self._ahead), self._sizes[shards])
+        np.add.at(change, last + 1, -self._sizes[shards])
+        most = int(np.cumsum(change).max(initial=0))
+        if most > self._cache.limit:
+            raise UsageError(
+                f"cache_bytes is {self._cache.limit:,}, and an epoch in this order needs shards of {most:,} bytes at a "
+                "time: raise it, or pack smaller shards"
+            )
+
+    def _in_order(self, records: Int64Array) -> list[int]:
+        shards, place = np.unique(np.searchsorted(self._ends, records, side="right"), return_index=True)
+        return shards[np.argsort(place)].tolist()  # type: ignore[no-any-return]
+
+    def before(self, number: int) -> None:
+        """Wait for the shards that a batch is the first to need.
 
         Raises:
             UsageError, DamagedDataError, StorageError: one cannot be had; the text names it.
         """
-        self.cache.wait(self._first.pop(step, ()))
+        shards = self._first.pop(number, [])
+        self._cache.wait(shards)
+        self._held += shards
 
-    def after(self, step: int) -> None:
-        """A batch is made, and those before it are: let go what no later step needs."""
-        for done in [s for s in self._last if s <= step]:
-            self.cache.release(self._last.pop(done))
+    def after(self, number: int) -> None:
+        """A batch is handed out: let go what no later one needs."""
+        shards = self._last.pop(number, [])
+        self._cache.release(shards)
+        self._held = [shard for shard in self._held if shard not in shards]
 
-    def _first_use(self, records: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """(shards, place in `records` of the first of each), in the order in which they are needed."""
-        shards, first = np.unique(np.searchsorted(self._ends, records, side="right"), return_index=True)
-        order = np.argsort(first)
-        return shards[order], first[order]
-
-
-def window_fits(shard_bytes: Sequence[int], window: int, limit: int) -> bool:
-    """Whether a cache of `limit` bytes holds what a window of that many shards needs at a time.
-
-    A window's records span one shard more than it is long, and while it is read the next is fetched.
-    """
-    return (2 * window + 1) * max(shard_bytes, default=0) <= limit
+    def end(self) -> None:
+        """Let all go."""
+        held, self._held = self._held, []
+        self._cache.release(held)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import SOURCE_FORMATS
 from ..errors import DamagedDataError, UsageError
+from ..options import is_url
 from .account import Account
 from .folders import list_folder
 from .ilsvrc import labels_beside
@@ -21,7 +22,7 @@ from .listing import MANY, Listing
 from .names import is_hidden
 from .opening import Request, open_file, open_folder, split_of_path
 from .reading import FileReader
-from .remote import fetch, is_url
+from .remote import fetch
 from .selection import select_classes
 from .splits import parse_wanted
 from .staging import Staging
@@ -34,7 +35,6 @@ __all__ = [
     "Source",
     "Split",
     "is_hidden",
-    "is_url",
     "list_images",
     "open_source",
     "select_classes",

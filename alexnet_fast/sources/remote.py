@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import socket
 import ssl
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,6 @@ from ..errors import DamagedDataError, MissingDependencyError, StorageError, Usa
 from .recognise import describe_file
 from .staging import Staging
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.IGNORECASE)
 _BLOCK = 4 << 20
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 _STATUS = {
@@ -23,11 +21,6 @@ _STATUS = {
     410: "is no longer there (410)",
     429: "is refused for now (429): the server has been asked too often; try again later",
 }
-
-
-def is_url(source: object) -> bool:
-    """Whether SOURCE is a URL (s3://, gs://, https://, ...) and not a path."""
-    return isinstance(source, str) and _URL.match(source) is not None
 
 
 def fetch(url: str, staging: Staging) -> Path:

@@ -15,7 +15,7 @@ from .device import (
 from .files import check_writable, file_sha256, storage_error, sync_folder, write_file_atomically
 from .locks import FileLock, LockedError
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
-from .object_store import ObjectStore, is_url, open_store, read_object
+from .object_store import ObjectStore, open_store, read_object
 from .pool import WorkerPool, report_progress
 from .processes import CoreUse, CoreWatch, MemoryPeak
 from .progress import NoProgress, Progress, can_redraw, progress_bar
@@ -43,7 +43,6 @@ __all__ = [
     "file_sha256",
     "follow_usable_cores",
     "hardware",
-    "is_url",
     "memory_bytes",
     "memory_info",
     "memory_limit",

@@ -18,17 +18,11 @@ from typing import Any, Protocol
 
 from ..errors import MissingDependencyError, StorageError, UsageError
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.IGNORECASE)
 _OBSTORE = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 # A reply of which nothing comes for so long has stalled. No limit is set on a whole object: a shard may hold gigabytes.
 STALLED_SECONDS = 60.0
 _CHUNK = 256 << 10
 _INSTALL = "install it with `pip install alexnet-fast[remote]`"
-
-
-def is_url(source: object) -> bool:
-    """Whether it is a URL (s3://, gs://, https://, hf://, ...) and not a path."""
-    return isinstance(source, str) and _URL.match(source) is not None
 
 
 class ObjectStore(Protocol):
