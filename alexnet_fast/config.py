@@ -69,6 +69,7 @@ def _require(condition: bool, message: str) -> None:
 MOST_WORKERS = 1024  # each is a process or a thread: more are a slip of the keyboard, which would bring a machine down
 CROPS = ("resized", "shorter-side")
 FLIPS = ("random", "alternate", "off")
+CACHE_BYTES = 50 << 30
 SHUFFLES = ("auto", "full", "window")
 
 
@@ -215,7 +216,7 @@ class LoaderConfig:
     shuffle: str = option("auto", one_of(*SHUFFLES))
     done: tuple[tuple[int, int], ...] = ()
     cache: Path | str | None = option(None, PLACE)
-    cache_bytes: int = option(50 << 30, SIZE)
+    cache_bytes: int = option(CACHE_BYTES, SIZE)
     options: Mapping[str, Any] = field(default_factory=dict)
     records: Any = field(default=None, compare=False)
     weights: Any = field(default=None, compare=False)
@@ -295,7 +296,7 @@ class TrainConfig:
     max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
     shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
     cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
-    cache_bytes: int = option(50 << 30, SIZE, "Bytes of shards that may be kept there.")
+    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
 
     def __post_init__(self) -> None:
         check_options(self)

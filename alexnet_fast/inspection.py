@@ -52,7 +52,7 @@ def inspect(
     info = read_dataset_info(dataset)
     if augmented and grid is None:
         raise UsageError("--augmented draws an image: give its file as well, as in --grid out.png --augmented")
-    lines = [_head(Path(dataset), info), *_split_lines(Path(dataset), info), *_packing_lines(info)]
+    lines = [_head(dataset, info), *_split_lines(dataset, info), *_packing_lines(info)]
     if grid is not None:
         name = split or ("train" if "train" in info.splits else next(iter(info.splits)))
         reader = ShardReader(dataset, name)
@@ -73,7 +73,7 @@ def inspect(
 # Words
 
 
-def _head(dataset: Path, info: DatasetInfo) -> str:
+def _head(dataset: Path | str, info: DatasetInfo) -> str:
     packing = info.packing
     kind = f" ({packing['source_format']})" if "source_format" in packing else ""
     total = sum(s.records for s in info.splits.values())
@@ -83,7 +83,7 @@ def _head(dataset: Path, info: DatasetInfo) -> str:
     )
 
 
-def _split_lines(dataset: Path, info: DatasetInfo) -> list[str]:
+def _split_lines(dataset: Path | str, info: DatasetInfo) -> list[str]:
     lines = []
     for name in sorted(info.splits, key=lambda name: (*_SPLITS, name).index(name)):
         split = info.splits[name]
@@ -251,8 +251,8 @@ def _draw_augmented(reader: ShardReader, path: Path, seed: int, image_size: int,
     if not count:
         raise UsageError(f"split {reader.split!r} of {reader.dataset} is empty: there is nothing to draw")
     config = LoaderConfig(
-        dataset=reader.dataset, split=reader.split, batch_size=count, image_size=image_size, seed=seed,
-        num_workers=0, backend=backend,
+        dataset=reader.dataset if reader.cache is None else reader.cache.url, split=reader.split, seed=seed,
+        batch_size=count, image_size=image_size, num_workers=0, backend=backend,
     )  # fmt: skip
     with open_loader(config) as loader:
         records = [int(record) for record in loader.order(0)[:count]]

@@ -30,9 +30,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import CACHE_BYTES
 from ..errors import DamagedDataError
+from ..options import is_url
 from ..system import storage_error
-from .cache import ShardCache
+from .cache import ShardCache, default_cache
 from .datum import datum_frame, decode_datum
 from .index import IndexArray, index_dtype, read_index
 from .lmdb_pages import Int64Array, value_places
@@ -146,10 +148,13 @@ class ShardReader:
     def __init__(self, dataset: Path | str, split: str, cache: ShardCache | None = None) -> None:
         """
         Args:
-            dataset: folder of the data set.
+            dataset: folder of the data set, or its URL, whose shards are kept in the default cache.
             cache: the one whose folder it is, of this split; shards are waited for before they are read, but not in
                 processes that the reader is sent to.
         """
+        if is_url(dataset):
+            cache = ShardCache(str(dataset), split, default_cache(), CACHE_BYTES)
+            dataset = cache.dataset
         self.dataset = Path(dataset).resolve()
         self.info = read_dataset_info(dataset)
         self.cache = cache

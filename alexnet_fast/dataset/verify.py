@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DamagedDataError
+from ..errors import DamagedDataError, UsageError
 from ..images import check
+from ..options import is_url
 from ..system import NoProgress, Progress, WorkerPool, file_sha256, report_progress, usable_cores
 from .index import IndexArray, read_index
 from .manifest import DatasetInfo, ShardInfo, SplitInfo, read_dataset_info
@@ -81,6 +82,8 @@ def verify(
         UsageError: there is no data set, or its format is not known.
         DamagedDataError: dataset.json itself is damaged.
     """
+    if is_url(dataset):
+        raise UsageError(f"verify reads a folder: copy {dataset} to a disk first")
     folder = Path(dataset).resolve()
     info = read_dataset_info(folder)
     total = sum(split.records for split in info.splits.values())

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
 from ..images import as_eight_bits
-from ..sources import is_url
+from ..options import is_url
 
 Pixels = npt.NDArray[np.uint8]
 # Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.

@@ -16,13 +16,14 @@ from ..config import TrainConfig
 from ..dataset import MANIFEST, DatasetInfo
 from ..errors import UsageError
 from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
-from ..options import command_words, options_of, word
-from ..system import hardware, versions
+from ..options import command_words, is_url, options_of, word
+from ..system import hardware, open_store, read_object, versions
 from .distributed import Ranks
 from .recipes import Recipe, choose_recipe, training_size
 
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
+_BEFORE = {"shuffle": "full"}  # what runs did that do not say it
 _SAME = tuple(entry.name for entry, known in options_of(TrainConfig) if known.same_run)
 
 
@@ -34,7 +35,7 @@ class Plan:
         config: what was asked for.
         recipe: every hyper-parameter.
         precision: the number format.
-        backend: asked of the loaders.
+        backend, shuffle: asked of the loaders.
         compile: whether the network goes through torch.compile.
         per_rank: images of a batch that one rank reads.
         steps_per_epoch, total_steps: of the optimiser.
@@ -47,6 +48,7 @@ class Plan:
     recipe: Recipe
     precision: Precision
     backend: str
+    shuffle: str
     compile: bool
     per_rank: int
     steps_per_epoch: int
@@ -77,9 +79,11 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     per_rank = recipe.batch_size // ranks.world_size
     if per_rank == 1 and config.model == "alexnet-bn":
         raise UsageError("alexnet-bn normalises over the batch, so it needs two images or more: use --batch-size 2 up")
-    asked = {"precision": config.precision, "backend": config.backend}
+    asked = {"precision": config.precision, "backend": config.backend, "shuffle": config.shuffle}
     if stored is not None:
         asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}
+    if asked["shuffle"] == "auto":
+        asked["shuffle"] = "window" if stored is None and is_url(config.dataset) else "full"
     precision = choose_precision(asked["precision"], ranks.device)
     with torch.device("meta"):  # refuses what cannot be built before anything is written
         model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
@@ -95,8 +99,9 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "precision": precision.name,
         "backend": asked["backend"],
         "compile": bool(config.compile),
-        "dataset": str(Path(config.dataset).resolve()),
-        "dataset_id": _dataset_id(Path(config.dataset)),
+        "dataset": str(config.dataset if is_url(config.dataset) else Path(config.dataset).resolve()),
+        "dataset_id": _dataset_id(config.dataset),
+        "shuffle": asked["shuffle"],
         "splits": {name: split.records for name, split in info.splits.items()},
         "num_classes": info.num_classes,
         "num_workers": config.num_workers,
@@ -110,20 +115,24 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     }
     total = steps * recipe.epochs
     return Plan(
-        config=config, recipe=recipe, precision=precision, backend=asked["backend"], compile=bool(config.compile),
-        per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
+        config=config, recipe=recipe, precision=precision, backend=asked["backend"], shuffle=asked["shuffle"],
+        compile=bool(config.compile), per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
         parameters=count_parameters(model), stop_at=min(total, config.max_steps or total), record=record,
     )  # fmt: skip
 
 
-def _dataset_id(dataset: Path) -> str:
-    return hashlib.sha256((dataset / MANIFEST).read_bytes()).hexdigest()[:16]
+def _dataset_id(dataset: Path | str) -> str:
+    if is_url(dataset):
+        content = read_object(open_store(str(dataset)), MANIFEST)
+    else:
+        content = (Path(dataset) / MANIFEST).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """What makes the run in `stored` another one than `asked`, in words; nothing where it is the same."""
     for name in (*_SAME, "recipe", "dataset_id"):
-        old, new = stored.get(name), asked[name]
+        old, new = stored.get(name, _BEFORE.get(name)), asked[name]
         if name == "recipe" and isinstance(old, dict):
             for field in new:
                 if old.get(field) != new[field]:

@@ -42,7 +42,7 @@ class TrainResult:
     run_dir: Path
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
-    dataset: Path
+    dataset: Path | str
     warm_up_seconds: float
     loader_measured: bool = False
 
@@ -243,7 +243,7 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     }
     folder.write_summary(summary)
     return TrainResult(
-        folder.path, rows, summary, Path(plan.config.dataset), clock.warm_up_seconds,
+        folder.path, rows, summary, plan.config.dataset, clock.warm_up_seconds,
         loader_measured=plan.config.loader_settings is not None,
     )  # fmt: skip
 

@@ -66,6 +66,8 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         self._vote = Vote(ranks)
         self._drawn_at = time.monotonic()
+        # How far other numbers of ranks read this epoch, where that sets the order (`LoaderConfig.done`).
+        self._stretches: list[tuple[int, int]] = []
         self._train_loader: Loader | None = None
         self._val_loader: Loader | None = None
 
@@ -83,7 +85,7 @@ class Trainer:
         plan, step = self.plan, self.step
         first = step.done % plan.steps_per_epoch
         loader = self._loader_of(self.epoch)
-        loader.load_state({"epoch": self.epoch, "step": first})
+        loader.load_state(self._position(first))
         step.train()
         look_every = 1 if self.ranks.device.type == "cpu" else _LOOK_EVERY
         with self._progress(f"epoch {self.epoch + 1}/{plan.recipe.epochs}") as progress:
@@ -107,6 +109,11 @@ class Trainer:
                     self.save()
         self._end_epoch(rate)
 
+    def _position(self, first: int) -> dict[str, Any]:
+        """Where the train loader goes on, for its `load_state`: step `first` of the epoch."""
+        earlier = sum(ranks * read for ranks, read in self._stretches) // self.plan.recipe.batch_size
+        return {"epoch": self.epoch, "step": first - earlier, "done": self._stretches}
+
     def _is_save_due(self) -> bool:
         """By this rank's clock."""
         seconds = self.plan.config.checkpoint_seconds
@@ -129,6 +136,7 @@ class Trainer:
             self.step.plateau.update(plan.recipe, 1 - row["val_top1"] if row["val_top1"] is not None else loss)
             self.rows.append(row)
             self.epoch += 1
+            self._stretches = []
             self.step.sums.zero_()
             clock.start_epoch()
             self.save(best=self.best_row() is row)
@@ -163,7 +171,8 @@ class Trainer:
                 batch_size=self.plan.per_rank, image_size=image_size, num_workers=config.num_workers,
                 pin_memory=config.pin_memory, device=str(self.ranks.device), dtype=self.plan.precision.dtype,
                 seed=config.seed, rank=self.ranks.rank, world_size=self.ranks.world_size,
-                augmentation=self.plan.recipe.augmentation,
+                augmentation=self.plan.recipe.augmentation, shuffle=self.plan.shuffle, cache=config.cache,
+                cache_bytes=config.cache_bytes,
             )
         )  # fmt: skip
 
@@ -262,6 +271,8 @@ class Trainer:
                 "epoch": self.epoch,
                 "step": self.step.done % self.plan.steps_per_epoch,
                 "seed": self.plan.config.seed,
+                "ranks": self.ranks.world_size,
+                "stretches": self._stretches,
             },
             "epoch": self.epoch,
             "sums": sums,
@@ -282,9 +293,18 @@ class Trainer:
             self.step.sums.copy_(state["sums"] if self.ranks.is_main else torch.zeros(2))
             self.clock.load(state["clock"])
             self.epoch = int(state["epoch"])
+            self._take_over(state["order"])
             self.rows = [dict(row) for row in state["rows"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DamagedDataError(f"the checkpoint does not fit this run ({reason}): give another --run-dir") from None
         if self.folder is not None:
             self.folder.write_rows(self.rows)
+
+    def _take_over(self, order: Mapping[str, Any]) -> None:
+        """Go on with an epoch that perhaps another number of ranks began."""
+        self._stretches = [(int(ranks), int(read)) for ranks, read in order.get("stretches", ())]
+        ranks = int(order.get("ranks", self.ranks.world_size))
+        steps = self._position(int(order["step"]))["step"]
+        if self.plan.shuffle == "window" and ranks != self.ranks.world_size and steps:
+            self._stretches.append((ranks, steps * self.plan.recipe.batch_size // ranks))
