@@ -19,7 +19,7 @@ OTHER = {
     "model": "alexnet-owt", "recipe": "paper", "epochs": 3, "batch_size": 7, "image_size": 96, "lr": 0.25,
     "overrides": {"ema": 0.5, "area": [0.2, 1], "crop": "shorter-side", "nesterov": True}, "precision": "fp32",
     "backend": "torchvision", "num_workers": 5, "pin_memory": False, "compile": True, "device": "cpu", "seed": 2**40,
-    "checkpoint_every": None,
+    "checkpoint_every": None, "shuffle": "window", "cache": Path("a cache"), "cache_bytes": 3 << 30,
 }  # fmt: skip
 OF_ONE_START = {"run_dir", "resume", "loader_settings", "max_steps"}
 
