@@ -65,7 +65,7 @@ def test_every_option_of_training_is_tried_here():
 
 def test_what_a_run_is_is_declared_with_its_options():
     same = {entry.name for entry, known in options_of(TrainConfig) if known.same_run}
-    assert same == {"model", "image_size", "precision", "backend", "seed"}
+    assert same == {"model", "image_size", "precision", "backend", "seed", "shuffle"}
 
 
 def test_lists_are_told_apart_by_commas_and_named_by_their_option():
