@@ -155,6 +155,9 @@ def pack(
         int | None, typer.Option("--limit", metavar="N", min=1, help="Images per split, for trials.")
     ] = None,
     engine: Annotated[str, _one_of("--engine", ("local", "ray"), "Where the shards are written.")] = "local",
+    no_seek_index: Annotated[
+        bool, typer.Option("--no-seek-index", help="Leave out the files by which crops are decoded sooner.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
 ) -> None:
     """Write the images of SOURCE into LMDB shards in DATASET.
@@ -170,7 +173,7 @@ def pack(
             source, dataset, splits=tuple(split) if split else None, classes=classes, format=format,
             shard_bytes=parse_size(shard_bytes), resize_shorter=resize_shorter, quality=quality,
             workers=_workers(workers), seed=seed, on_bad_image=on_bad_image, on_missing=on_missing, limit=limit,
-            engine=engine, overwrite=overwrite, progress=progress,
+            engine=engine, seek_index=not no_seek_index, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     typer.echo(describe_pack(info, dataset))
 

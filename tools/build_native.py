@@ -125,11 +125,12 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if target.exists():
             build_data["artifacts"].append(str(target.relative_to(ROOT)))
             build_data["pure_python"] = False
-            platform = os.environ.get("ALEXNET_FAST_WHEEL_PLATFORM") or sysconfig.get_platform()
+            here = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            platform = os.environ.get("ALEXNET_FAST_WHEEL_PLATFORM") or here
             python = f"cp3{sys.version_info.minor}"
             abi = "cp311-abi3" if LIMITED else f"{python}-{python}"
             if LIMITED or os.environ.get("ALEXNET_FAST_WHEEL_PLATFORM"):
-                build_data["tag"] = f"{abi}-{platform.replace('-', '_').replace('.', '_')}"
+                build_data["tag"] = f"{abi}-{platform}"
             else:
                 build_data["infer_tag"] = True
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +164,8 @@ def build(folder: Path) -> Path:
     target = folder / "decoder.so"
     subprocess.run(
         [
-            os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-g", SANITIZE, "-fno-sanitize-recover=all", "-fPIC", "-shared",
-            f"-I{NATIVE}", *map(str, SOURCES), "-lm", "-o", str(target),
+            os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-g", SANITIZE, "-fno-sanitize-recover=all", "-fPIC",
+            "-shared", f"-I{NATIVE}", *map(str, SOURCES), "-lm", "-o", str(target),
         ],
         check=True,
     )  # fmt: skip
@@ -184,6 +185,11 @@ def libfuzzer(folder: Path) -> None:
         check=True,
     )
     print(f"run {folder}/fuzz {folder}/corpus")
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as file:
+        return next((line.partition(": ")[2].strip() for line in file if line.startswith("model name")), "unknown")
 
 
 def main() -> None:
@@ -222,7 +228,12 @@ def main() -> None:
             wrong.append((fault, jpeg))
             Path(f"fuzz-{len(wrong)}.jpg").write_bytes(jpeg)
             print(f"{fault}: kept as fuzz-{len(wrong)}.jpg", flush=True)
-    result = {"inputs": count, "seconds": round(time.monotonic() - begin), "faults": len(wrong), "seen": dict(seen)}
+    compiler = subprocess.run([os.environ.get("CC", "gcc"), "--version"], capture_output=True, text=True).stdout
+    result = {
+        "cpu": _processor(), "compiler": compiler.splitlines()[0], "simplejpeg": version("simplejpeg"),
+        "seed": args.seed,
+        "inputs": count, "seconds": round(time.monotonic() - begin), "faults": len(wrong), "seen": dict(seen),
+    }  # fmt: skip
     print(json.dumps(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

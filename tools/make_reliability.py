@@ -29,6 +29,8 @@ _SECTIONS = (
     ("Killed at random moments", "tools/test_kill", _ALL),
     ("Disks, permissions, changing sources, bad images and labels", "test_faults", _ALL),
     ("Bad and hostile images", "images/test_jpeg", r"bomb|cannot|damaged|truncated|trailing"),
+    ("JPEGs that the own decoder must not take", "images/test_decoder", r"trunc|damage|range|odd"),
+    ("Damage to the seek index", "dataset/test_seek", r"damage|cut_short|another"),
     ("Hostile and torn archives", "sources/test_sources", r"hostile|torn|pipe|inflates|share_their|unpack"),
     ("Hostile data sets", "dataset/test_shards",
      r"hostile|no_manifest|pickle|twice|lies|missing_cut|descriptors|leftover"),
@@ -50,7 +52,7 @@ def page() -> str:
         ),
         "",
     ]
-    lines += _kills() + _flips()
+    lines += _kills() + _flips() + _damaged_jpegs()
     lines += ["## The tests", ""]
     for title, module, names in _SECTIONS:
         path = ROOT / "tests" / f"{module}.py"
@@ -127,6 +129,35 @@ def _kills() -> list[str]:
         moments = sorted(of["at"].items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count} {what if ' ' in what else f'at `{what}`'}" for what, count in moments)
         lines.append(f"| {name} | {of['rounds']} | {of['kills']} | {of['workers']} | {shown} | {of['lost']} |")
+    return [*lines, ""]
+
+
+def _damaged_jpegs() -> list[str]:
+    paths = sorted(RESULTS.glob("damaged-jpegs*.json"))
+    if not paths:
+        return []
+    results = [json.loads(path.read_text()) for path in paths]
+    seen: Counter[str] = Counter()
+    for result in results:
+        seen.update(result["seen"])
+    inputs, faults = (sum(result[name] for result in results) for name in ("inputs", "faults"))
+    lines = [
+        f"## {inputs:,} damaged JPEGs, {faults} faults",
+        "",
+        (
+            "`tools/fuzz_decoder.py` damages JPEGs of every kind that the own decoder reads, and decodes each whole "
+            "and a box of it, with its seek entry, with a damaged one and without, under the address and "
+            "undefined-behaviour sanitizers. A fault is what these find, an image that is accepted though "
+            "libjpeg-turbo warns of it, or a pixel unlike libjpeg-turbo's. "
+            f"On an {results[0]['cpu']}, {results[0]['compiler']}, simplejpeg {results[0]['simplejpeg']}."
+        ),
+        "",
+        "| decoded | what became of it | times |",
+        "|---|---|---:|",
+    ]
+    for name, count in sorted(seen.items()):
+        what, _, status = name.partition(": ")
+        lines.append(f"| {'the whole image' if what == 'whole' else 'a box'} | {status} | {count:,} |")
     return [*lines, ""]
 
 

@@ -6,6 +6,7 @@ liblmdb writes the shards (`writer`); nothing here reads through it. The layout:
       dataset.json                          classes, splits, shards with their checksums, how it was packed
       train-00000-of-00008.lmdb/data.mdb    records in shuffled order; key = position in the shard, 8 decimal digits
       train-00000-of-00008.index.npy        one row per record: crc32, length, width, height, label, offset, key
+      train-00000-of-00008.seek             where the rows of MCUs of each JPEG begin; may be missing
 
 A record's value is the protobuf message ``Datum`` of Caffe with three fields: data (4) the encoded JPEG, label (5),
 encoded (7) true. Every entry of the database is a record, so any Caffe LMDB reader takes a shard as it is.
@@ -43,6 +44,7 @@ from .manifest import (
     read_dataset_info,
 )
 from .open_files import DataFile, open_files, read_at
+from .seek import SeekIndex
 
 UNLABELLED = -1
 
@@ -174,6 +176,7 @@ class ShardReader:
         self.widths: npt.NDArray[np.int32] = np.empty(len(self), np.int32)
         self.labels: npt.NDArray[np.int64] = np.empty(len(self), np.int64)
         self._keys: npt.NDArray[np.bytes_] | None = None
+        self._seek = SeekIndex(self.dataset, shards)
         for end, shard in zip(self._ends, shards, strict=True):
             rows = slice(end - shard.records, end)
             part = self._read_index(shard)
@@ -299,6 +302,14 @@ class ShardReader:
                 )
             views.append(memoryview(value)[:length])
         return views
+
+    def seek_entries(self, records: Sequence[int] | npt.NDArray[np.int64]) -> list[bytes | None] | None:
+        """What `images.Cropper` takes as `seeks` for these records; None where the split has no seek index.
+
+        Raises:
+            IndexError, StorageError: as `read`.
+        """
+        return self._seek.entries(self._check(records)) if self._seek.exists else None
 
     def _check(self, records: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         numbers = np.asarray(records, dtype=np.int64)

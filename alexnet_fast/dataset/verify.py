@@ -11,13 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DamagedDataError, UsageError
-from ..images import check
+import numpy as np
+
+from ..errors import DamagedDataError, StorageError, UsageError
+from ..images import check, find_row_starts
 from ..options import is_url
 from ..system import NoProgress, Progress, WorkerPool, file_sha256, report_progress, usable_cores
 from .index import IndexArray, read_index
 from .manifest import DatasetInfo, ShardInfo, SplitInfo, read_dataset_info
 from .reader import UNLABELLED, check_pages, iterate_shard
+from .seek import SeekIndex, is_sound, seek_path
 
 _RANGE = 4096
 _SHOWN = 50
@@ -70,7 +73,8 @@ def verify(
     """Read everything in DATASET and compare it with dataset.json and the indices.
 
     Checked are dataset.json (its own checksum), each shard's size and SHA-256, each index's SHA-256, and of each record
-    its place, length, label and CRC-32; with `decode` also that the image decodes to the size that the index says.
+    its place, length, label and CRC-32, and of each seek index its checksums; with `decode` also that the image decodes
+    to the size that the index says, and that the seek index is of it.
 
     Args:
         dataset: folder made by pack.
@@ -92,6 +96,7 @@ def verify(
     if workers == "auto":
         workers = usable_cores() if total >= _WORTH_WORKERS or (decode and total >= _WORTH_WORKERS // 10) else 0
     problems: list[str] = []
+    _seeks.cache_clear()
     _index.cache_clear()  # files may have been restored since this process last looked
     with WorkerPool(workers, on_progress=report.advance) as pool:
         for found in _problems(pool, folder, info, decode):
@@ -139,10 +144,37 @@ def check_files(folder: Path, shard: ShardInfo) -> tuple[list[str], list[str]]:
     except DamagedDataError as error:
         problems.append(str(error))
     try:
+        problems += _seek_problems(folder, shard)
+    except (DamagedDataError, StorageError) as error:
+        problems.append(str(error))
+    try:
         read_index(folder, shard)
     except DamagedDataError as error:
         index_problems.append(str(error).partition(": ")[0])
     return problems, index_problems
+
+
+def _seek_problems(folder: Path, shard: ShardInfo) -> list[str]:
+    """What is wrong with the entries of a shard's seek index."""
+    index = SeekIndex(folder, [shard])
+    if not index.exists:
+        return []
+    path = seek_path(shard)
+    found = enumerate(index.entries(np.arange(shard.records)))
+    return [
+        f"{path}: the entry of record {position} is damaged: restore the file, or delete it to go without"
+        for position, entry in found
+        if entry is not None and not is_sound(entry)
+    ]
+
+
+@lru_cache(maxsize=2)
+def _seeks(folder: Path, shard: ShardInfo) -> SeekIndex | None:
+    try:
+        index = SeekIndex(folder, [shard])
+    except (DamagedDataError, StorageError):
+        return None  # `check_files` has said so
+    return index if index.exists else None
 
 
 @lru_cache(maxsize=2)
@@ -157,12 +189,15 @@ def check_records(
     folder: Path, shard: ShardInfo, start: int, stop: int, labels: tuple[int, int], decode: bool
 ) -> list[str]:
     """What is wrong with records `start` to `stop` of a shard, one text for each bad record."""
-    index = _index(folder, shard)
+    index, seeks = _index(folder, shard), _seeks(folder, shard)
     problems = []
     try:
         for position, found in enumerate(iterate_shard(folder, shard, start, stop, index), start):
             row = None if index is None else index[position]
             wrong = found if isinstance(found, str) else _record_problem(*found, row, labels, decode)
+            if decode and not wrong and not isinstance(found, str) and seeks is not None:
+                (entry,) = seeks.entries(np.array([position]))
+                wrong = _seek_problem(found[0], entry)
             if wrong:
                 key = "" if row is None else f" (key {bytes(row['key']).decode(errors='replace')!r})"
                 problems.append(f"record {position} of {shard.path}{key}: {wrong}")
@@ -170,6 +205,14 @@ def check_records(
         pass  # the file as a whole: `check_files` has said so
     report_progress(stop - start)
     return problems
+
+
+def _seek_problem(data: bytes, entry: bytes | None) -> str:
+    """What is wrong with a sound record's entry of the seek index; '' also where no compiled code can tell."""
+    if entry is None or not is_sound(entry):
+        return ""  # an entry that is damaged is told by `check_files`
+    found = find_row_starts(data)
+    return "its entry in the seek index is of another image" if found is not None and found[2] != entry else ""
 
 
 def _record_problem(data: bytes, label: int, row: Any, labels: tuple[int, int], decode: bool) -> str:

@@ -23,6 +23,7 @@ from .index import IndexArray, index_dtype, load_index
 from .lmdb_pages import value_places
 from .manifest import MAX_RECORDS_PER_SHARD, ShardInfo
 from .open_files import read_at
+from .seek import seek_bytes, seek_path
 
 if TYPE_CHECKING:
     import lmdb
@@ -35,15 +36,17 @@ _FULL = 1 << 20
 _ROW = struct.Struct("<IIIIi")
 _NUMBERS = np.dtype([(name, index_dtype(1)[name]) for name in ("crc32", "length", "width", "height", "label")])
 
-# A serialised Datum, what its row of the index says as packed numbers, and its key: plain bytes, since those are what
-# passes between processes fastest.
-PreparedRecord = tuple[bytes, bytes, bytes]
+# A serialised Datum, what its row of the index says as packed numbers, its key, and its entry of the seek index: plain
+# bytes, since those are what passes between processes fastest.
+PreparedRecord = tuple[bytes, bytes, bytes, bytes]
 
 
-def prepare_record(data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> PreparedRecord:
+def prepare_record(
+    data: bytes, *, label: int, width: int, height: int, key: str | bytes, seek: bytes = b""
+) -> PreparedRecord:
     """What `ShardWriter.add_many` takes: the work on a record that any process can do."""
     name = key.encode(errors="surrogateescape") if isinstance(key, str) else key
-    return encode_datum(data, label), _ROW.pack(zlib.crc32(data), len(data), width, height, label), name
+    return encode_datum(data, label), _ROW.pack(zlib.crc32(data), len(data), width, height, label), name, seek
 
 
 class ShardWriter:
@@ -69,6 +72,7 @@ class ShardWriter:
         self._aside = self._dataset / f".{name}.partial"
         self._numbers = bytearray()
         self._keys: list[bytes] = []
+        self._seeks: list[bytes] = []
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_bytes = 0
         self._env: lmdb.Environment | None = None
@@ -95,11 +99,12 @@ class ShardWriter:
         position = len(self._keys)
         if position + len(records) > MAX_RECORDS_PER_SHARD:
             raise UsageError(f"a shard holds at most {MAX_RECORDS_PER_SHARD} records: choose a smaller --shard-bytes")
-        for number, (datum, numbers, key) in enumerate(records, position):
+        for number, (datum, numbers, key, seek) in enumerate(records, position):
             self._pending.append((b"%08d" % number, datum))
             self._pending_bytes += len(datum)
             self._numbers += numbers
             self._keys.append(key)
+            self._seeks.append(seek)
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
 
@@ -142,16 +147,31 @@ class ShardWriter:
                 file.flush()
                 os.fsync(file.fileno())
             info = _describe(self._name, data, index_file, index, data_sha256=hashed.result())
+            seek_file = self._write_seeks(info.sha256)
             synced.result()
             sync_folder(data.parent)
             # A shard of that name from before goes first, then comes the index: where the LMDB folder has its final
             # name, the shard is complete and the index is its own.
             _remove(self._dataset / info.path)
             os.replace(index_file, self._dataset / info.index_path)
+            (self._dataset / seek_path(info)).unlink(missing_ok=True)
+            if seek_file is not None:
+                os.replace(seek_file, self._dataset / seek_path(info))
             os.replace(data.parent, self._dataset / info.path)
             self._aside.rmdir()
             sync_folder(self._dataset)
         return info
+
+    def _write_seeks(self, index_sha256: str) -> Path | None:
+        """The seek index, written and synced; None where no record has an entry."""
+        if not any(self._seeks):
+            return None
+        path = self._aside / "seek"
+        with open(path, "wb") as file:
+            file.write(seek_bytes(index_sha256, self._seeks))
+            file.flush()
+            os.fsync(file.fileno())
+        return path
 
     def _make_index(self, data: Path) -> IndexArray:
         """The index of the written file, each value in it checked to be there and of the right size."""

@@ -75,14 +75,14 @@ class Cropper:
         """Put the crop of each of n JPEGs into `out`.
 
         Args:
-            seeks: for each JPEG its row starts (`find_row_starts`), or None; None: none at all. They save decoding what
-                lies above a crop.
+            seeks: for each JPEG its entry of a seek index (`find_row_starts`), or None; None: none at all. They save
+                decoding what lies above a crop.
             plan: n crops.
             flips: (n,), which are mirrored; None: none.
             out: (n, S, S, 3), of `output_array`.
 
         Raises:
-            UndecodableError: the bytes are no image of the size that the plan says, or the row starts are not its own.
+            UndecodableError: the bytes are no image of the size that the plan says, or its seek entry is not its own.
         """
         if self._native is None:
             for i, jpeg in enumerate(jpegs):
@@ -116,7 +116,7 @@ class Cropper:
         if name == "bad box":
             raise ValueError(f"image {i}: its box does not lie in it, or its output not in the scaled box")
         if name == "bad seek entry":
-            raise UndecodableError("has row starts in the seek index that are not its own", i)
+            raise UndecodableError("has a damaged entry in the seek index, or another image's", i)
         if name == "no memory":
             raise MemoryError
         return True
@@ -154,7 +154,7 @@ class ImageDecoder:
         """The box (top, left, height, width) of an image, uint8 (box height, box width, 3).
 
         Args:
-            seek: row starts of the image, or None.
+            seek: its entry of a seek index, or None.
 
         Raises:
             DamagedDataError: the bytes are no image of that size; the text has no subject.
@@ -169,10 +169,10 @@ class ImageDecoder:
 
 
 def find_row_starts(jpeg: Encoded) -> tuple[int, int, bytes] | None:
-    """(height, width, row starts) of a JPEG that compiled code decodes to the end; None where it does not.
+    """(height, width, seek entry) of a JPEG that compiled code decodes to the end; None where it does not.
 
-    Such a JPEG is sound: libjpeg-turbo decodes it without a warning. The row starts (docs/format.md) are empty for an
-    image of one row of MCUs or with restart markers.
+    Such a JPEG is sound: libjpeg-turbo decodes it without a warning. The entry of a seek index (docs/format.md) says
+    where its rows of MCUs begin; it is empty for an image of one such row or with restart markers.
     """
     module = native.compiled_code()
     if module is None:

@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 
 from ..errors import DamagedDataError
+from .crop import find_row_starts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,12 +66,14 @@ class PreparedImage(NamedTuple):
         width, height: pixels.
         reason: why it was encoded anew ('not a JPEG (PNG)', 'CMYK JPEG', 'damaged JPEG: ...', 'odd JPEG header: ...',
             'odd JPEG sampling: ...', 'resized'); '' where it was not.
+        seek: its entry of a seek index; b'' where it has none.
     """
 
     data: bytes
     width: int
     height: int
     reason: str
+    seek: bytes = b""
 
 
 def read_frame(data: bytes) -> Frame | None:
@@ -102,9 +105,18 @@ def read_frame(data: bytes) -> Frame | None:
 def check(data: bytes) -> tuple[int, int, str]:
     """(width, height, what is wrong) of an encoded image; nothing is wrong where the text is empty.
 
-    Every coefficient is decoded, so that truncation and corruption show as they would in a full decode; but to an
-    eighth of the size and grey, which spares nearly all of the inverse transform: 21 us for an image of Tiny ImageNet
-    instead of 34, 0.97 ms for one of ImageNet instead of 1.65.
+    Raises:
+        DamagedDataError: as `examine`.
+    """
+    return examine(data)[:3]
+
+
+def examine(data: bytes) -> tuple[int, int, str, bytes]:
+    """(width, height, what is wrong, seek entry) of an encoded image; see `check` and `find_row_starts`.
+
+    Every coefficient is decoded, so that truncation and corruption show as they would in a full decode, but no pixels
+    are made. What compiled code takes is sound: 0.6 ms for an image of ImageNet. For the rest libjpeg-turbo decodes to
+    an eighth of the size and grey, in 0.97 ms, which spares nearly all of the inverse transform.
 
     Raises:
         DamagedDataError: the image claims more than MAX_PIXELS, more than so few bytes can hold, or has more than
@@ -114,9 +126,12 @@ def check(data: bytes) -> tuple[int, int, str]:
     if (frame is None or frame.sof in _PROGRESSIVE) and data[:2] == _SOI and data.count(_SOS) > MAX_SCANS:
         raise DamagedDataError(f"it has {data.count(_SOS)} scans, more than {MAX_SCANS}")
     if frame is None:
-        return 0, 0, f"{_ODD_HEADER}: bytes that are no segment" if data[:2] == _SOI else "not a JPEG"
+        return 0, 0, f"{_ODD_HEADER}: bytes that are no segment" if data[:2] == _SOI else "not a JPEG", b""
     if frame.width * frame.height > MAX_PIXELS:
         raise DamagedDataError(f"it claims {frame.width} x {frame.height} pixels, more than {MAX_PIXELS:,}")
+    found = find_row_starts(data)
+    if found is not None:
+        return frame.width, frame.height, "", found[2]
     wrong = ""
     if frame.sof not in (0xC0, 0xC1, 0xC2):
         wrong = f"{_SOF_NAMES.get(frame.sof, 'unknown')} JPEG"
@@ -131,7 +146,7 @@ def check(data: bytes) -> tuple[int, int, str]:
             simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
         except ValueError as error:
             wrong = _header_fault(data, frame) or f"damaged JPEG: {_first_line(error)}"
-    return frame.width, frame.height, wrong
+    return frame.width, frame.height, wrong, b""
 
 
 def _header_fault(data: bytes, frame: Frame) -> str:
@@ -165,10 +180,10 @@ def prepare(data: bytes, *, resize_shorter: int | None = None, quality: int = 95
     Raises:
         DamagedDataError: nothing can be decoded, or it claims to be too large; the text says what is wrong with it.
     """
-    width, height, wrong = check(data)
+    width, height, wrong, seek = examine(data)
     shrink = resize_shorter is not None and min(width, height) > resize_shorter
     if not wrong and not shrink:
-        return PreparedImage(data, width, height, "")
+        return PreparedImage(data, width, height, "", seek)
     return encode_anew(data, wrong, resize_shorter=resize_shorter, quality=quality)
 
 
@@ -187,7 +202,8 @@ def encode_anew(data: bytes, wrong: str, *, resize_shorter: int | None, quality:
     out = io.BytesIO()
     # Chroma at full resolution keeps a mended image what it was; a shrunk one follows the usual 4:2:0.
     image.save(out, "JPEG", quality=quality, subsampling="4:2:0" if reason == "resized" else "4:4:4")
-    return PreparedImage(out.getvalue(), size[0], size[1], reason)
+    found = find_row_starts(out.getvalue())
+    return PreparedImage(out.getvalue(), size[0], size[1], reason, found[2] if found else b"")
 
 
 def _decode(data: bytes, wrong: str) -> tuple[Image.Image, str]:

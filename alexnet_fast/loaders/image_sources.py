@@ -97,7 +97,7 @@ class ShardSource:
     def cut(self, cropper: Cropper, request: CropRequest, out: OutputArray) -> None:
         jpegs = self.reader.view_many(request.records)
         try:
-            cropper.jpegs(jpegs, None, request.plan, request.flips, out)
+            cropper.jpegs(jpegs, self.reader.seek_entries(request.records), request.plan, request.flips, out)
         except UndecodableError as error:
             raise damaged(self.reader, int(request.records[error.position]), error) from None
 

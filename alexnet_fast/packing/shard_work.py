@@ -34,6 +34,7 @@ class ShardJob:
         containers: the source's files and folders.
         source_name: for error texts.
         skip_bad: leave out what cannot be decoded, instead of ending.
+        seek_index: write one.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class ShardJob:
     resize_shorter: int | None
     quality: int
     skip_bad: bool
+    seek_index: bool = True
 
     @property
     def records(self) -> int:
@@ -158,7 +160,10 @@ def prepare_chunk(job: ShardJob, start: int, stop: int) -> tuple[list[PreparedRe
             notes.resized += 1
         elif image.reason:
             notes.re_encoded.append((key.decode(errors="replace"), image.reason))
-        records.append(prepare_record(image.data, label=label, width=image.width, height=image.height, key=key))
+        seek = image.seek if job.seek_index else b""
+        records.append(
+            prepare_record(image.data, label=label, width=image.width, height=image.height, key=key, seek=seek)
+        )
     return records, notes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_every_box_of_a_small_image(sampling: str, height: int, width: int, deco
     for top, left in itertools.product(range(height), range(width)):
         for box_height, box_width in itertools.product(range(1, height - top + 1), range(1, width - left + 1)):
             want = whole[top : top + box_height, left : left + box_width]
-            for seek in (None, found[2]):
+            for seek in {None, found[2] or None}:
                 status, pixels = decode(jpeg, (height, width), [top, left, box_height, box_width], seek)
                 assert status == "ok" and np.array_equal(pixels, want), (top, left, box_height, box_width, seek)
 
@@ -122,11 +123,12 @@ def test_boxes_of_larger_images(decode: Callable[..., Any]) -> None:
         found = find_row_starts(jpeg)
         assert found is not None and found[:2] == (height, width), name
         assert bool(found[2]) == ("restart" not in name), name
+        seeks = (None, found[2]) if found[2] else (None,)
         for _ in range(12):
             box_height, box_width = generator.integers(1, [height + 1, width + 1]).tolist()
             top, left = (generator.integers(0, [height - box_height + 1, width - box_width + 1])).tolist()
             want = whole[top : top + box_height, left : left + box_width]
-            for seek in (None, found[2]):
+            for seek in seeks:
                 status, pixels = decode(jpeg, (height, width), [top, left, box_height, box_width], seek)
                 assert status == "ok" and np.array_equal(pixels, want), (name, top, left, box_height, box_width)
 
@@ -204,32 +206,38 @@ def test_other_kinds_and_odd_headers_are_left_to_libjpeg_turbo(decode: Callable[
     assert decode(plain, (40, 50), [0, 0, 41, 1])[0] == decode(plain, (40, 50), [-1, 0, 4, 1])[0] == "bad box"
 
 
-def test_row_starts_of_another_image_are_found_out(decode: Callable[..., Any]) -> None:
+def test_a_seek_entry_that_is_damaged_or_of_another_image_is_found_out(decode: Callable[..., Any]) -> None:
     jpeg = encode(noisy(90, 70), "420")
     found = find_row_starts(jpeg)
-    assert found is not None and len(found[2]) == 50  # five rows behind the first
-    starts = found[2]
-    assert decode(jpeg, (90, 70), None, starts)[0] == "ok"
-    assert decode(jpeg, (90, 70), None, starts[:-10])[0] == "bad seek entry"
-    assert decode(jpeg, (90, 70), None, starts[10:] + starts[:10])[0] == "bad seek entry"
-    for i in range(len(starts)):
-        wrong = bytearray(starts)
-        wrong[i] ^= 64
-        assert decode(jpeg, (90, 70), None, bytes(wrong))[0] in ("bad seek entry", "damaged"), i
+    assert found is not None and len(found[2]) == 4 + 5 * 10  # a checksum, and five rows behind the first
+    entry = found[2]
+    assert decode(jpeg, (90, 70), None, entry)[0] == "ok"
+    for wrong in (entry[:-10], entry + bytes(10), b"\0", entry[4:] + entry[:4]):
+        assert decode(jpeg, (90, 70), None, wrong)[0] == "bad seek entry"
+    for i in range(len(entry)):
+        damaged = bytearray(entry)
+        damaged[i] ^= 64
+        assert decode(jpeg, (90, 70), None, bytes(damaged))[0] == "bad seek entry", i
+    # With a checksum of its own, what leads elsewhere is told where a row does not end where the next begins.
+    for i in range(4, len(entry)):
+        rows = bytearray(entry[4:])
+        rows[i - 4] ^= 64
+        forged = zlib.crc32(rows).to_bytes(4, "little") + bytes(rows)
+        assert decode(jpeg, (90, 70), None, forged)[0] in ("bad seek entry", "damaged"), i
     out = output_array(np.zeros(8 * 8 * 3, np.uint8), 8, "uint8")
     plan = CropPlan.of([90, 70], [[0, 0, 90, 70]], [8, 8], [0, 0])
-    with pytest.raises(UndecodableError, match="row starts in the seek index"):
-        Cropper(8).jpegs([jpeg], [starts[:-10]], plan, None, out)
+    with pytest.raises(UndecodableError, match="a damaged entry in the seek index"):
+        Cropper(8).jpegs([jpeg], [entry[:-10]], plan, None, out)
 
 
-def test_crops_are_the_same_with_row_starts_and_without() -> None:
+def test_crops_are_the_same_with_a_seek_index_and_without() -> None:
     jpegs = list(larger_jpegs().values())
     sizes = np.array([simplejpeg.decode_jpeg_header(jpeg)[:2] for jpeg in jpegs])
     generator = np.random.default_rng(0)
     sides = generator.integers(1, sizes + 1)
     boxes = np.concatenate([generator.integers(0, sizes - sides + 1), sides], axis=1)
     plan = CropPlan.of(sizes, boxes, [24, 24], [0, 0])
-    seeks = [found[2] for found in map(find_row_starts, jpegs) if found is not None]
+    seeks = [found[2] or None for found in map(find_row_starts, jpegs) if found is not None]
     outs = [output_array(np.zeros(len(jpegs) * 24 * 24 * 3, np.uint8), 24, "uint8") for _ in range(3)]
     Cropper(24).jpegs(jpegs, None, plan, None, outs[0])
     Cropper(24).jpegs(jpegs, seeks, plan, None, outs[1])

@@ -281,6 +281,16 @@ static enum jpeg_status prepare_memory(struct crop_decoder *d, int keep) {
     return JPEG_OK;
 }
 
+/* The row starts of the picture's seek entry; NULL where it is damaged or another picture's. */
+static const uint8_t *check_entry(const struct encoded *picture, const struct jpeg_header *header) {
+    const uint8_t *entry = picture->seek_entry;
+    const size_t length = (size_t)(header->mcu_rows - 1) * ROW_START_BYTES;
+    if (header->restart_interval || length == 0 || picture->seek_entry_length != ENTRY_HEAD_BYTES + length)
+        return NULL;
+    const uint32_t crc = entry[0] | (uint32_t)entry[1] << 8 | (uint32_t)entry[2] << 16 | (uint32_t)entry[3] << 24;
+    return crc == crc32_of(entry + ENTRY_HEAD_BYTES, length) ? entry + ENTRY_HEAD_BYTES : NULL;
+}
+
 enum jpeg_status open_crop(
     struct crop_decoder *d, const struct encoded *picture, const struct box *box, int keep, struct row_source **rows
 ) {
@@ -293,8 +303,8 @@ enum jpeg_status open_crop(
     if (box->top < 0 || box->left < 0 || box->height < 1 || box->width < 1 || box->height > header->height - box->top ||
         box->width > header->width - box->left)
         return JPEG_BAD_BOX;
-    const uint8_t *starts = header->restart_interval ? NULL : picture->row_starts;
-    if (starts && picture->row_starts_length != (size_t)(header->mcu_rows - 1) * ROW_START_BYTES)
+    const uint8_t *starts = NULL;
+    if (picture->seek_entry != NULL && (starts = check_entry(picture, header)) == NULL)
         return JPEG_BAD_SEEK;
     d->box = *box;
     d->mcu_x = mcu_range(box->left, box->width, header->width, header->h);
@@ -327,17 +337,22 @@ enum jpeg_status find_row_starts(
     *height = header->height, *width = header->width;
     if (jpeg_length > UINT32_MAX / 8)
         return JPEG_UNSUPPORTED;
-    if (header->restart_interval == 0)
-        *length = (size_t)(header->mcu_rows - 1) * ROW_START_BYTES;
-    if (*length > room)
+    const size_t starts = header->restart_interval ? 0 : (size_t)(header->mcu_rows - 1) * ROW_START_BYTES;
+    if (ENTRY_HEAD_BYTES + starts > room)
         return JPEG_NO_MEMORY;
     d->scan.lanes[0].counts = 1;
     for (int y = 0; y < header->mcu_rows && status == JPEG_OK; y++) {
-        if (y > 0 && *length > 0)
-            write_row_start(&d->scan, out + (size_t)(y - 1) * ROW_START_BYTES);
+        if (y > 0 && starts > 0)
+            write_row_start(&d->scan, out + ENTRY_HEAD_BYTES + (size_t)(y - 1) * ROW_START_BYTES);
         status = drop_mcus(d, header->mcus_across);
         if (status == JPEG_OK)
             status = check_row(&d->scan, 0, y, 1);
+    }
+    if (status == JPEG_OK && starts > 0) {
+        const uint32_t crc = crc32_of(out + ENTRY_HEAD_BYTES, starts);
+        for (int i = 0; i < ENTRY_HEAD_BYTES; i++)
+            out[i] = (uint8_t)(crc >> 8 * i);
+        *length = ENTRY_HEAD_BYTES + starts;
     }
     return status;
 }

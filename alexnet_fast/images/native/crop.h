@@ -19,8 +19,8 @@ struct encoded {
     const uint8_t *bytes;
     size_t length;
     int height, width;
-    const uint8_t *row_starts; /* of MCU rows 1, 2, ..., ROW_START_BYTES each; NULL: not known */
-    size_t row_starts_length;
+    const uint8_t *seek_entry; /* of a seek index; NULL: none */
+    size_t seek_entry_length;
 };
 
 /* Begin with a picture. *rows gives the rows of the box one after another, as many at a time as `keep` asks for at least
@@ -30,8 +30,8 @@ enum jpeg_status open_crop(
     struct row_source **rows
 );
 
-/* Decode the whole picture, but to no pixels. Writes the row starts to `out`, of `room` bytes; their length to *length, 0
- * for a picture with restart markers. JPEG_NO_MEMORY where they do not fit. */
+/* Decode the whole picture, but to no pixels. Writes its seek entry to `out`, of `room` bytes; its length to *length, 0 for
+ * a picture of one MCU row or with restart markers. JPEG_NO_MEMORY where it does not fit. */
 enum jpeg_status find_row_starts(
     struct crop_decoder *decoder, const uint8_t *jpeg, size_t jpeg_length, uint8_t *out, size_t room, size_t *length,
     int *height, int *width

@@ -2,6 +2,10 @@
 
 #include "kernels.h"
 
+#if HAVE_X86 && !defined(_MSC_VER)
+#include <cpuid.h>
+#endif
+
 #define KERNELS(kind, entropy) \
     { \
         .name = #kind, .destuff = destuff_##kind, .decode_mcu = decode_mcu_##entropy, \
@@ -19,17 +23,29 @@ static const struct kernels all_kernels[] = { /* the best last */
 #endif
 };
 
+/* Asked of the processor itself: compilers' own ways to ask differ, and not all of their run-time libraries answer. */
 int has_avx2(void) {
-#if HAVE_X86 && defined(_MSC_VER)
-    int leaf[4];
-    __cpuid(leaf, 1);
-    if ((leaf[2] >> 27 & 3) != 3 || (_xgetbv(0) & 6) != 6) /* the system saves the registers (OSXSAVE, AVX) */
+#if HAVE_X86
+    enum { FMA = 1 << 12, OSXSAVE = 1 << 27, AVX = 1 << 28, BMI = 1 << 3, AVX2 = 1 << 5, BMI2 = 1 << 8 };
+    unsigned int leaf[4] = {0}, saved;
+#ifdef _MSC_VER
+    __cpuid((int *)leaf, 1);
+    const unsigned int features = leaf[2];
+    if ((features & (FMA | OSXSAVE | AVX)) != (FMA | OSXSAVE | AVX))
         return 0;
-    __cpuidex(leaf, 7, 0);
-    return (leaf[1] & (1 << 5 | 1 << 8 | 1 << 3)) == (1 << 5 | 1 << 8 | 1 << 3);
-#elif HAVE_X86
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-           __builtin_cpu_supports("fma");
+    saved = (unsigned int)_xgetbv(0);
+    __cpuidex((int *)leaf, 7, 0);
+#else
+    unsigned int high;
+    if (!__get_cpuid(1, &leaf[0], &leaf[1], &leaf[2], &leaf[3]) ||
+        (leaf[2] & (FMA | OSXSAVE | AVX)) != (FMA | OSXSAVE | AVX))
+        return 0;
+    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &leaf[0], &leaf[1], &leaf[2], &leaf[3]))
+        return 0;
+#endif
+    /* The system has to save the upper halves of registers as well. */
+    return (saved & 6) == 6 && (leaf[1] & (BMI | AVX2 | BMI2)) == (BMI | AVX2 | BMI2);
 #else
     return 0;
 #endif

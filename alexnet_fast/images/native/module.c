@@ -323,7 +323,7 @@ static enum jpeg_status cut_one_jpeg(
     const Py_buffer *bytes = &jpegs->bytes[i], *seek = &jpegs->bytes[jpegs->n + i];
     const struct encoded image = {
         .bytes = bytes->buf, .length = (size_t)bytes->len, .height = crop->height, .width = crop->width,
-        .row_starts = seek->len ? seek->buf : NULL, .row_starts_length = (size_t)seek->len,
+        .seek_entry = seek->len ? seek->buf : NULL, .seek_entry_length = (size_t)seek->len,
     };
     const struct box box = {.top = crop->top, .left = crop->left, .height = crop->box_h, .width = crop->box_w};
     struct row_source *rows;
@@ -341,7 +341,7 @@ PyDoc_STRVAR(
     "Decoded and resized boxes of JPEGs.\n\n"
     "Args:\n"
     "    jpegs: list of n bytes-like objects.\n"
-    "    seeks: list of n row starts (docs/format.md) or None where there are none; None: none at all.\n" BATCH_DOC
+    "    seeks: list of n entries of a seek index (docs/format.md) or None where there are none; None: none at all.\n" BATCH_DOC
 );
 
 static PyObject *cut_jpegs(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
@@ -414,7 +414,7 @@ static PyObject *decode(PyObject *self, PyObject *args) {
         } else {
             const struct encoded image = {
                 .bytes = jpeg.buf, .length = (size_t)jpeg.len, .height = p[0], .width = p[1],
-                .row_starts = seek.len ? seek.buf : NULL, .row_starts_length = (size_t)seek.len,
+                .seek_entry = seek.len ? seek.buf : NULL, .seek_entry_length = (size_t)seek.len,
             };
             const struct box box = {.top = p[2], .left = p[3], .height = p[4], .width = p[5]};
             enum jpeg_status status;
@@ -437,7 +437,7 @@ PyDoc_STRVAR(
     "row_starts(workspace, jpeg)\n--\n\n"
     "Decode all coefficients of a JPEG, and find where its MCU rows begin.\n\n"
     "Returns:\n"
-    "    (status, height, width, row starts): an index into `STATUSES`, pixels, and bytes as docs/format.md has them, none\n"
+    "    (status, height, width, seek entry): an index into `STATUSES`, pixels, and bytes as docs/format.md has them, none\n"
     "    for an image with restart markers or of one MCU row. Where the status is 0, libjpeg-turbo decodes the image\n"
     "    without a warning."
 );

@@ -42,7 +42,11 @@ struct row_start {
     uint32_t bit;               /* from the scan's first, stuffed zeros included */
     int16_t dc[MAX_COMPONENTS]; /* predictors (F.2.1.3.1) */
 };
-enum { ROW_START_BYTES = 10 };
+/* An entry of a seek index: CRC-32 of the rest, and the starts of MCU rows 1, 2, ... */
+enum { ROW_START_BYTES = 10, ENTRY_HEAD_BYTES = 4 };
+
+/* CRC-32 as zlib computes it. */
+uint32_t crc32_of(const uint8_t *bytes, size_t length);
 
 /* Begin with the first MCU of a picture whose header was read. `row_starts` are of MCU rows 1, 2, ...; NULL where they are
  * not known or there are restart markers. */
