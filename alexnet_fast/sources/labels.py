@@ -55,6 +55,11 @@ def _label_file(base: bytes) -> str | None:
     return split or ("" if found["what"] else None)
 
 
+def is_of_one_split(name: bytes) -> bool:
+    """Whether the name of a file of labels says whose they are."""
+    return bool(_label_file(name[name.rfind(b"/") + 1 :]))
+
+
 def label_files(names: Iterable[bytes], split: str, *, only: bool) -> list[bytes]:
     """Those of `names` that hold the labels of a split, the likeliest first: by its name, then the nearest to the top.
 
@@ -116,7 +121,7 @@ def read_labels(text: bytes, name: str, images: Collection[bytes]) -> LabelTable
     delimiter, file_column = _parted(content, known)
     rows = _rows(content, delimiter, name)
     header = _header(rows, file_column, known)
-    column = _label_column(header, file_column, max((len(row) for _, row in rows[:_LOOKED_AT]), default=0))
+    column = _label_column(header, file_column, max((len(row) for _, row in rows[:_LOOKED_AT]), default=0), name)
     labels: dict[bytes, bytes] = {}
     for number, row in rows[1 if header else 0 :]:
         if len(row) <= max(column, file_column) or not row[file_column].strip():
@@ -229,11 +234,21 @@ def _header(rows: list[tuple[int, list[str]]], file_column: int, known: Collecti
     return first if is_header and "." not in first[file_column] else []
 
 
-def _label_column(header: list[str], file_column: int, columns: int) -> int:
+def _label_column(header: list[str], file_column: int, columns: int, name: str) -> int:
+    """Which column has the classes: the one that the header calls so, else the next one.
+
+    Raises:
+        UsageError: a header calls none so, and there are several others: a column for each class, perhaps.
+    """
     plain = [field.strip().lower().replace(" ", "_") for field in header]
     for wanted in _LABEL_COLUMNS:
         if wanted in plain and plain.index(wanted) != file_column:
             return plain.index(wanted)
+    if header and columns > 2:
+        raise UsageError(
+            f"{name} has columns {', '.join(field.strip() for field in header)[:200]}, and none of them is called "
+            "label, class or the like: keep those of the image and its class, or call the latter label"
+        )
     return next((c for c in range(columns) if c != file_column), file_column + 1)
 
 
@@ -244,13 +259,14 @@ def class_names(texts: Mapping[bytes, bytes], classes: Collection[bytes]) -> dic
         texts: contents of files, by base name.
         classes: whose names are wanted.
     """
+    wanted = {name.decode(errors="surrogateescape"): name for name in classes}
     names = {}
     for file in _CLASS_NAMES:
         if file not in texts:
             continue
         for wnid, words in _named(decode_text(texts[file], shown(file)), file):
-            if wnid.encode(errors="surrogateescape") in classes and words:
-                names[wnid.encode(errors="surrogateescape")] = words
+            if wnid in wanted and words.strip():
+                names[wanted[wnid]] = words.strip()
     return names
 
 
@@ -270,7 +286,7 @@ def _named(content: str, file: bytes) -> Iterable[tuple[str, str]]:
         wnid, found, words = line.partition("\t")
         if not found:
             wnid, _, words = line.strip().partition(" ")
-        yield wnid.strip(), words.strip()
+        yield wnid, words
 
 
 def listed_classes(text: bytes, name: str) -> list[bytes]:

@@ -49,11 +49,14 @@ class Listing:
         self._on_many = on_many
         self._blocks: list[Table] = []
         self._rows: list[Row] = []
+        self._flushed = 0
         self._unknown: list[int] = []
-        self._count = 0
-        self._kinds: dict[bytes, int] = {}
+        # Endings of images as they are written here; the folder of the last file, and how many images there were at its
+        # first.
+        self._endings: set[bytes] = set()
         self._folder = b""
         self._is_hidden = False
+        self._folder_began = 0
 
     def container(self, path: Path) -> int:
         """The number of a file or folder that rows may refer to."""
@@ -64,39 +67,41 @@ class Listing:
         self, name: bytes, *, container: int = 0, method: int, offset: int = 0, stored: int, size: int, crc: int = 0
     ) -> None:
         """One more file; names end in no NUL byte, since numpy's fixed-width strings drop it."""
-        self.account.files += 1
         at = name.rfind(b"/") + 1
-        folder, base = name[:at], name[at:]
-        if folder != self._folder:
-            self._folder, self._is_hidden = folder, is_hidden(folder)
-        if self._is_hidden or base[:1] == b".":
-            self.account.leave_out("hidden", name)
-            return
-        dot = base.rfind(b".")
-        last = base[dot + 1 :] if dot > 0 else b""
-        kind = self._kinds.get(last)
-        if kind is None:
-            kind = self._kinds[last] = kind_of(b"x." + last) if last else UNKNOWN
+        base = name[at:]
+        if name[:at] != self._folder:
+            self._enter(name[:at])
         row = (container, method, offset, stored, size, crc, name)
-        if kind != IMAGE:
-            if is_hidden(base):
+        # Nearly all files are images in folders that are not hidden: the rest is decided aside.
+        if base[base.rfind(b".") + 1 :] not in self._endings or self._is_hidden or base[:1] == b".":
+            self.account.files += 1
+            if self._is_hidden or is_hidden(base):
                 self.account.leave_out("hidden", name)
                 return
-            if kind != UNKNOWN:
+            kind = kind_of(base)
+            if kind not in (IMAGE, UNKNOWN):
                 self._add_other(name, base, row)
                 return
-            self._unknown.append(self._count)
-        self.folders[folder] = self.folders.get(folder, 0) + 1
-        self._append(row)
+            self.account.files -= 1
+            if kind == IMAGE:
+                self._endings.add(base[base.rfind(b".") + 1 :])
+            else:
+                self._unknown.append(self._flushed + len(self._rows))
+        self._rows.append(row)
+        if len(self._rows) >= (BLOCK if self._on_many is None else MANY):
+            self._flush()
+
+    def _enter(self, folder: bytes) -> None:
+        """Begin another folder: what came since the last one is its images."""
+        now = self._flushed + len(self._rows)
+        if now > self._folder_began:
+            self.folders[self._folder] = self.folders.get(self._folder, 0) + now - self._folder_began
+        self._folder, self._is_hidden, self._folder_began = folder, is_hidden(folder), now
 
     def add_image(self, name: bytes, *, container: int, method: int, offset: int, stored: int, size: int) -> None:
-        """One more image, which the caller has told and counted."""
-        self._append((container, method, offset, stored, size, 0, name))
-
-    def _append(self, row: Row) -> None:
-        self._rows.append(row)
-        self._count += 1
-        if len(self._rows) >= BLOCK or (self._on_many is not None and len(self._rows) >= MANY):
+        """One more image, which the caller has told."""
+        self._rows.append((container, method, offset, stored, size, 0, name))
+        if len(self._rows) >= BLOCK:
             self._flush()
 
     def _add_other(self, name: bytes, base: bytes, row: Row) -> None:
@@ -119,7 +124,9 @@ class Listing:
             self._on_many()
             self._on_many = None
         if self._rows:
+            self.account.files += len(self._rows)
             self._blocks.append(np.array(self._rows, dtype=member_dtype(max(len(row[6]) for row in self._rows))))
+            self._flushed += len(self._rows)
             self._rows = []
 
     def table(self) -> Table:
@@ -129,10 +136,11 @@ class Listing:
             StorageError: the file system refuses to read one of these.
         """
         self._flush()
+        self._enter(self._folder)
         table = concatenate(self._blocks)
         if self._unknown:
             table = self._without_others(table)
-        self._blocks, self._count = [table], len(table)
+        self._blocks, self._flushed, self._folder_began = [table], len(table), len(table)
         return table
 
     def _without_others(self, table: Table) -> Table:
@@ -157,7 +165,8 @@ class Listing:
 
     def clear_images(self) -> None:
         """Forget the images, which the caller has accounted for."""
-        self._blocks, self._rows, self._count, self.folders = [], [], 0, {}
+        self._blocks, self._rows, self.folders = [], [], {}
+        self._flushed = self._folder_began = 0
 
     def read_texts(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
         """The contents of some of `texts`, which then count as read.

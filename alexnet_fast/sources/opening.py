@@ -80,7 +80,7 @@ def open_folder(path: Path, request: Request, listing: Listing) -> Source:
     list_folder(path, listing)
     if request.format in ("auto", "parquet") and listing.parquets:
         files = {file: path / os.fsdecode(file) for file in sorted(listing.parquets)}
-        if not listing.folders or request.format == "parquet" or has_images(next(iter(files.values()))):
+        if not len(listing.table()) or request.format == "parquet" or has_images(next(iter(files.values()))):
             return _parquet(name, files, request, listing)
     tars = [file for file in sorted(listing.archives) if file.lower().endswith(_TARS)]
     shards = [
@@ -134,8 +134,7 @@ def _take(listing: Listing, files: Sequence[bytes], kinds: list[bytes]) -> None:
 
 def _leave_images(listing: Listing, what: str) -> None:
     """Images that lie beside shards are not packed."""
-    for row in listing.table():
-        listing.account.leave_out(f"images beside {what}", bytes(row["name"]))
+    listing.account.leave_out_all(f"images beside {what}", (bytes(row["name"]) for row in listing.table()))
     listing.clear_images()
 
 

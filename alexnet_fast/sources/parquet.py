@@ -89,7 +89,6 @@ def read_parquet(
         for offset, size, text, key in zip(
             *(shard.rows[c].tolist() for c in ("offset", "size", "label", "key")), strict=True
         ):
-            listing.account.files += 1
             listing.add_image(b"", container=container, method=RANGE, offset=offset, stored=size, size=size)
             if labelled.setdefault(split, text != b"") != (text != b""):
                 raise UsageError(f"{shard.path} has images with and without a label in one split: split them")

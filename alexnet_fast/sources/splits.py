@@ -168,7 +168,7 @@ def _named_layout(folders: Mapping[bytes, int], wanted: Wanted) -> Layout:
     splits: dict[bytes, str] = {}
     for split, asked in wanted.folders.items():
         if asked == b".":
-            splits[b""] = split
+            splits[_common(folders)] = split
             continue
         ends = {folder[: at + len(asked) + 1] for folder in folders for at in [_find_path(folder, asked)] if at >= 0}
         if len(ends) != 1:
@@ -191,9 +191,9 @@ def _find_path(folder: bytes, path: bytes) -> int:
     return (b"/" + folder).find(b"/" + path + b"/")
 
 
-def _children(folders: Iterable[bytes], base: bytes) -> dict[bytes, None]:
-    """Names of the folders directly in `base`, in order."""
-    return {f[len(base) :].partition(b"/")[0]: None for f in folders if f.startswith(base) and f != base}
+def _children(folders: Iterable[bytes], base: bytes) -> list[bytes]:
+    """Names of the folders directly in `base`, sorted."""
+    return sorted({f[len(base) :].partition(b"/")[0] for f in folders if f.startswith(base) and f != base})
 
 
 def _base_of(folders: Mapping[bytes, int]) -> bytes:
@@ -244,6 +244,17 @@ def _common(folders: Mapping[bytes, int]) -> bytes:
 
 
 def _without_splits(folders: Mapping[bytes, int], base: bytes, account: Account, alone: str | None) -> Layout:
+    likely: dict[str, bytes] = {}
+    for child in _children(folders, base):
+        split = split_in(child + b".x")
+        if split:
+            likely.setdefault(split, child)
+    if len(likely) > 1:
+        asked = " ".join(f"--split {split}={shown(base + likely[split])}" for split in in_order(likely))
+        raise UsageError(
+            f"folders {' and '.join(map(shown, likely.values()))} look like splits: say {asked}, or "
+            f"--split train={shown(base.rstrip(b'/') or b'.')} if they are classes"
+        )
     if alone and alone != "train":
         account.note(f"all of it is split {alone}, as SOURCE is called (--split train=. takes it for train)")
     return Layout(splits={base: alone or "train"}, base=base)
@@ -296,7 +307,7 @@ def _one_folder_each(
 def _descend(folders: Mapping[bytes, int], folder: bytes, split: str) -> bytes:
     """The folder that a split's classes lie in: within seg_train/seg_train/ or train/images/CLASS/, say."""
     while not folders.get(folder):
-        children = list(_children(folders, folder))
+        children = _children(folders, folder)
         if len(children) != 1 or not (split_of(children[0]) == split or children[0].lower() in _WRAPPERS):
             break
         below = folder + children[0] + b"/"

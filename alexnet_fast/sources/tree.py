@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UsageError
 from .classes import Classes, order_classes
 from .labels import (
     CLASS_LISTS,
     class_names,
+    is_of_one_split,
     label_files,
     listed_classes,
     read_labels,
@@ -136,6 +138,11 @@ class _Texts:
         found = label_files(self.names(), split, only=only)
         return next((name for name in found if name.startswith(own) and own != (b"",)), None) or next(iter(found), None)
 
+    def names_any(self, file: bytes, images: Sequence[bytes]) -> bool:
+        """Whether a file of labels has one of some images."""
+        table = read_labels(self.read(file), _last(shown(file)), images)
+        return any(table.label(image) for image in images)
+
     def class_texts(self) -> dict[bytes, bytes]:
         """By base name, those nearest to the top first."""
         texts: dict[bytes, bytes] = {}
@@ -164,9 +171,11 @@ def _sort_images(
     """(images within class folders, images beside them), by split; those in no split are left out and said."""
     splits: dict[str, ImageList] = {}
     flat: dict[str, _Flat] = {}
-    outside: dict[bytes, None] = {}
+    outside: dict[bytes, str] = {}
     last: bytes | None = None
-    place: tuple[str, bytes, bytes] | None = None
+    reason = ""
+    target: ImageList | _Flat | None = None
+    wnid = prefix = b""
     number = -1
     for name in names_of(members):
         number += 1
@@ -174,33 +183,35 @@ def _sort_images(
         # What there is to know of an image is in its folder's name, and neighbours share it: a third of the time.
         if name[:at] != last:
             last = name[:at]
-            place = _place_of(last, layout)
             check_utf8(last, f"a folder of {source}")
+            place = _place_of(last, layout)
+            if place is None:
+                target, reason = None, _outside(last, layout, outside)
+            else:
+                split, wnid, prefix = place
+                lists: dict[str, Any] = splits if wnid else flat
+                target = lists.setdefault(split, ImageList() if wnid else _Flat(numbers=[], names=[]))
         base = name[at:]
         if not base.isascii():
             check_utf8(base, f"an image in {shown(name[:at]) or source}")
-        if place is None:
-            top = (
-                name[len(layout.base) :].partition(b"/")[0] if name.startswith(layout.base) else name.partition(b"/")[0]
-            )
-            outside[top] = None
-            where = (
-                f"in {shown(top)}"
-                if len(outside) <= _SHOWN_FOLDERS and at
-                else "in other folders"
-                if at
-                else "beside them"
-            )
-            listing.account.leave_out(f"{where}, outside of the splits' folders", name)
-            continue
-        split, wnid, prefix = place
-        if wnid:
-            splits.setdefault(split, ImageList()).add(number, wnid, prefix + base)
+        if isinstance(target, ImageList):
+            target.add(number, wnid, prefix + base)
+        elif target is not None:
+            target.numbers.append(number)
+            target.names.append(base)
         else:
-            images = flat.setdefault(split, _Flat(numbers=[], names=[]))
-            images.numbers.append(number)
-            images.names.append(base)
+            listing.account.leave_out(reason, name)
     return splits, flat
+
+
+def _outside(folder: bytes, layout: Layout, seen: dict[bytes, str]) -> str:
+    """Why images of a folder that is no split's are left out; the first such folders are named."""
+    inner = folder[len(layout.base) :] if folder.startswith(layout.base) else folder
+    top = inner.partition(b"/")[0]
+    if top not in seen:
+        where = f"in {shown(top)}" if len(seen) < _SHOWN_FOLDERS else "in other folders"
+        seen[top] = f"{where if top else 'beside them'}, outside of the splits' folders"
+    return seen[top]
 
 
 def _place_of(folder: bytes, layout: Layout) -> tuple[str, bytes, bytes] | None:
@@ -250,12 +261,18 @@ def _place_flat(
         elif not _place_by_names(splits, split, images, listing):
             others = [name for name in splits if name not in flat] if wanted.names is None else []
             raise UsageError(_missing_labels(split, format, others))
+    for file, of in labelled.items():
+        # A file of no split's name may have nothing on the test images, which then have no labels.
+        if "test" in of and not is_of_one_split(file) and not texts.names_any(file, flat["test"].names):
+            of.remove("test")
+            unlabelled.add("test")
     for split in unlabelled:
         target = splits[split] = ImageList()
         for number, file_name in zip(flat[split].numbers, flat[split].names, strict=True):
             target.add(number, b"", file_name)
     for file, of in labelled.items():
-        _place_by_file(splits, {split: flat[split] for split in of}, file, members, texts, listing, skip_missing)
+        if of:
+            _place_by_file(splits, {split: flat[split] for split in of}, file, members, texts, listing, skip_missing)
     return unlabelled, {split for of in labelled.values() for split in of}
 
 

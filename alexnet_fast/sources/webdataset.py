@@ -108,7 +108,7 @@ def read_webdataset(
         container = listing.container(path)
         with open(path, "rb", buffering=0) as file:
             for key, sample in _samples(path, shown(shard), listing).items():
-                image = _image_of(key, sample, shown(shard), listing.account)
+                image = _image_of(key, sample, shown(shard), listing)
                 if image is None:
                     continue
                 label = _read_label(file.fileno(), shown(shard), sample, listing.account)
@@ -141,13 +141,11 @@ def _add_row(listing: Listing, image: TarMember, container: int) -> None:
 def _samples(path: Path, shard: str, listing: Listing) -> dict[bytes, _Sample]:
     """The samples of a tar by their names, wherever in it their members lie."""
     samples: dict[bytes, _Sample] = {}
-    account = listing.account
     with open(path, "rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         for member in tar_members(file.fileno(), path, 0, end, rest_noted(listing, shard)):
-            account.files += 1
             if is_hidden(member.name):
-                account.leave_out("hidden", member.name)
+                listing.skip(member.name, "hidden")
                 continue
             key, endings = _key_and_endings(member.name)
             last = endings.rpartition(b".")[2]
@@ -159,7 +157,7 @@ def _samples(path: Path, shard: str, listing: Listing) -> dict[bytes, _Sample]:
             elif _BINARY_LABEL.fullmatch(endings):
                 kind = sample.binary
             else:
-                account.leave_out(f"members of samples that are neither image nor label (.{shown(last)})", member.name)
+                listing.skip(member.name, f"members of samples that are neither image nor label (.{shown(last)})")
                 continue
             if endings in kind:
                 raise UsageError(
@@ -167,11 +165,11 @@ def _samples(path: Path, shard: str, listing: Listing) -> dict[bytes, _Sample]:
                 )
             kind[endings] = member
             if kind is not sample.images:
-                account.leave_out("labels of samples", member.name)
+                listing.skip(member.name, "labels of samples")
     return samples
 
 
-def _image_of(key: bytes, sample: _Sample, shard: str, account: Account) -> TarMember | None:
+def _image_of(key: bytes, sample: _Sample, shard: str, listing: Listing) -> TarMember | None:
     """The image of a sample: the only one, or the one whose ending has one part (jpg beside depth.png).
 
     Raises:
@@ -192,7 +190,7 @@ def _image_of(key: bytes, sample: _Sample, shard: str, account: Account) -> TarM
     chosen = plain[0] if plain else next(iter(sample.images))
     for endings, member in sample.images.items():
         if endings != chosen:
-            account.leave_out(f"second images of samples (.{shown(endings)}, beside .{shown(chosen)})", member.name)
+            listing.skip(member.name, f"second images of samples (.{shown(endings)}, beside .{shown(chosen)})")
     return sample.images[chosen]
 
 

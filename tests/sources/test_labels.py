@@ -88,6 +88,10 @@ def test_space_between_file_and_class(tmp_path):
         (b"a.jpg,great grey owl\nb.jpg,\n", "line 2 of val_labels.csv gives b.jpg no class"),
         (b'a.jpg,"great grey\n', r"line \d of val_labels.csv cannot be read"),
         (b"a.jpg,caf\xe9\n", "val_labels.csv is neither UTF-8 nor UTF-16 text: save it as UTF-8"),
+        (
+            b"image,great grey owl,great white shark\na.jpg,1,0\nb.jpg,0,1\n",
+            "none of them is called label, class or the like",
+        ),
         (b"x.jpg,great grey owl\n", r"no label for a.jpg of split val, nor for any other image \(it names x.jpg\)"),
     ],
 )
@@ -115,6 +119,20 @@ def test_what_the_labels_or_the_images_lack(tmp_path, labels, error, packed, lef
     assert left or any("names 1 images that SOURCE has not (d.jpg" in note for note in info.packing["notes"])
     with pytest.raises(UsageError, match="--on-missing is error or skip"):
         pack(folder, tmp_path / "out", on_missing="no")
+
+
+def test_labels_of_train_and_none_of_test(tmp_path):
+    files = {
+        "train/1.jpg": jpeg(1),
+        "train/2.jpg": jpeg(2),
+        "test/3.jpg": jpeg(3),
+        "sample_submission.csv": b"id,breed\n3,pug\n",
+    }
+    files["labels.csv"] = b"id,breed\n1,pug\n2,boxer\n"
+    found, _ = look(write_files(tmp_path / "f", files))
+    assert found == {"train": {"boxer": 1, "pug": 1}, "test": {"": 1}}
+    (tmp_path / "f" / "labels.csv").rename(tmp_path / "f" / "trainLabels.csv")
+    assert look(tmp_path / "f")[0] == found
 
 
 def test_numbers_in_a_label_file_are_labels(tmp_path):

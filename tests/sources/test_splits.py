@@ -53,6 +53,9 @@ def test_classes_that_are_called_like_splits(tmp_path, names):
     found, opened = look(folder, splits=["train=."])
     assert found == {"train": dict.fromkeys(sorted(names), 2)}
     assert opened.account.packed == len(files)
+    zipped = write_zip(tmp_path / "f.zip", {f"top/{name}": data for name, data in files.items()})
+    for asked in ("train=.", "train=top"):
+        assert look(zipped, splits=[asked])[0] == found
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,14 @@ def test_classes_that_are_called_like_splits(tmp_path, names):
     [
         ({"train": 2, "val": 1, "dev": 1}, r"folders dev and val would both be split val: .*--split val=dev"),
         ({"train": 2, "train2": 1, "training": 1}, "would both be split train"),
+        (
+            {"train_small": 2, "val_small": 1},
+            r"look like splits: say --split train=train_small --split val=val_small, or",
+        ),
+        (
+            {"trainA": 2, "trainB": 2, "testA": 1, "testB": 1},
+            r"look like splits: say --split train=trainA --split test=testA",
+        ),
         ({"a/train": 2, "a/test": 1, "b/train": 2, "b/test": 1}, r"2 folders hold splits each \(a/, b/ ...\)"),
     ],
 )
