@@ -6,7 +6,6 @@ several frames the first is taken. What had to be guessed is said beside the pix
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import importlib
 import io
@@ -22,13 +21,9 @@ import numpy.typing as npt
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
 from ..images import as_eight_bits
 from ..options import is_url
+from ..sources import list_images
 
 Pixels = npt.NDArray[np.uint8]
-# Files of a folder that are taken for images; a file that is named itself is tried whatever it is called.
-SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
-    ".heic", ".heif", ".jxl",
-}  # fmt: skip
 _LARGEST_FILE = 1 << 30
 _KINDS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -57,7 +52,8 @@ class ImagePixels:
 def find_images(images: Sequence[Path | str]) -> tuple[list[Path | str], list[str]]:
     """The files and URLs named and the images in the folders named; and a line for each folder that holds others.
 
-    Hidden files and folders are passed over, as `pack` does, and what no image is called like.
+    Of a folder, `pack`'s rules hold for what is hidden and what is an image; a file that is named itself is tried
+    whatever it is called.
 
     Raises:
         UsageError: a path is not there, or a folder holds no image.
@@ -75,39 +71,18 @@ def find_images(images: Sequence[Path | str]) -> tuple[list[Path | str], list[st
         if is_url(image):
             found.append(image)
         elif is_folder:
-            inside, others = _images_in(path)
+            inside, account = list_images(path)
+            others = f": passed over {account}" if account.left_out else ""
             if not inside:
-                raise UsageError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))}){_others(others)}")
+                raise UsageError(f"the folder {path} holds no images{others}")
             found += inside
             if others:
-                lines.append(f"{path}{_others(others)}")
+                lines.append(f"{path}{others}")
         elif exists:
             found.append(path)
         else:
             raise UsageError(f"there is no image {path}: check its path")
     return found, lines
-
-
-def _images_in(folder: Path) -> tuple[list[Path], collections.Counter[str]]:
-    """The images of a folder and of those within it, in order of name; and how many files of each other ending."""
-    found, others = [], collections.Counter[str]()
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder).parts
-        if path.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in inner):
-            continue
-        if path.suffix.lower() in SUFFIXES:
-            found.append(path)
-        else:
-            others[path.suffix.lower() or "without an ending"] += 1
-    return found, others
-
-
-def _others(others: collections.Counter[str]) -> str:
-    if not others:
-        return ""
-    listed = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
-    more = f" and {len(others) - 5} kinds more" if len(others) > 5 else ""
-    return f": passed over {listed}{more} (by their names, no images)"
 
 
 def read_image_file(image: Path | str) -> ImagePixels:

@@ -243,6 +243,10 @@ def _looks_like(data: bytes) -> str:
         return "a Git LFS pointer and not the image itself (run `git lfs pull` where it was cloned)"
     if data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith((b"<!doctype html", b"<html")):
         return "a web page that was saved in the image's place"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "a HEIC image, which Pillow does not read: convert it to JPEG"
+    if data[:2] == b"\xff\x0a" or data[4:8] == b"JXL ":
+        return "a JPEG XL image, which Pillow does not read: convert it to JPEG"
     return "no image in a format that is known"
 
 

@@ -20,7 +20,7 @@ _JUNK = frozenset(
 )  # fmt: skip
 _IMAGES = frozenset(
     b"jpg jpeg jpe jfif jif mpo png apng gif bmp dib webp avif avifs tif tiff ppm pgm pbm pnm pfm jp2 j2k j2c jpc jpf "
-    b"jpx tga pcx dds sgi qoi psd".split()
+    b"jpx tga pcx dds sgi qoi psd heic heif hif jxl".split()
 )  # fmt: skip
 _ARCHIVES = (b".tar", b".tar.gz", b".tgz", b".tar.bz2", b".tbz2", b".tar.xz", b".txz", b".zip")
 # Never opened to see whether there is an image inside: there are often as many of them as of images.
@@ -28,7 +28,7 @@ _NO_IMAGES = frozenset(
     b"txt csv tsv json jsonl ndjson xml html htm md rst yaml yml toml ini cfg log py pyc ipynb sh bat c h cpp m mat "
     b"pdf doc docx xls xlsx ppt pptx rtf tex bib npy npz pkl pickle pt pth ckpt onnx safetensors h5 hdf5 parquet arrow "
     b"feather tfrecord tfrecords beton mds lmdb mdb db sqlite rec idx lst bin zip tar gz tgz bz2 tbz2 xz txz zst lz4 "
-    b"7z rar mp4 avi mov mkv webm mp3 wav flac ogg svg eps ps ai heic heif jxl dng cr2 cr3 nef arw orf rw2 cls caption "
+    b"7z rar mp4 avi mov mkv webm mp3 wav flac ogg svg eps ps ai dng cr2 cr3 nef arw orf rw2 cls caption "
     b"prompt url lnk exe dll so css js ttf otf woff crc md5 sha256 sha1 part tmp bak".split()
 )  # fmt: skip
 _MAGIC = re.compile(

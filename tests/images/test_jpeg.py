@@ -209,6 +209,7 @@ def test_deep_greys_and_transparency():
     ("data", "text"),
     [(b"", "it is empty"), (b"\n<!DOCTYPE HTML><html>403</html>", "it is a web page"),
      (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer .*`git lfs pull`"),
+     (b"\0\0\0\x18ftypheic" + bytes(99), "it is a HEIC image"),
      (b"hello" * 99, "it is no image in a format that is known")],
 )  # fmt: skip
 def test_what_is_no_image_is_named(data, text):

@@ -103,8 +103,8 @@ def test_web_dataset_and_a_folder_of_it(tmp_path):
 
 
 def test_a_source_without_images_says_what_is_there(tmp_path):
-    folder = write_files(tmp_path / "f", {"a/1.heic": b"x", "a/2.heic": b"x", ".x/1.jpg": jpeg(1), "a/b.txt": b"x"})
-    with pytest.raises(UsageError, match=r"holds no images \(.*1 hidden \(.x/1.jpg\).*2 not images by name \(.heic\)"):
+    folder = write_files(tmp_path / "f", {"a/1.svg": b"x", "a/2.svg": b"x", ".x/1.jpg": jpeg(1), "a/b.txt": b"x"})
+    with pytest.raises(UsageError, match=r"holds no images \(.*1 hidden \(.x/1.jpg\).*2 not images by name \(.svg\)"):
         look(folder)
 
 
