@@ -382,6 +382,15 @@ def main() -> None:
 
 
 def _run() -> int:
+    from .system import StopSignals
+
+    with StopSignals(ends_process=True) as stops:
+        code = _call()
+        stopped = code == 128 + signal.SIGINT and stops.received  # a SIGTERM ends what is under way as Ctrl-C does
+        return 128 + stops.received if stopped else code
+
+
+def _call() -> int:
     try:
         # Without standalone mode, typer.Exit(code) does not end the process but is what the app returns.
         code = app(standalone_mode=False, prog_name="alexnet-fast")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -241,6 +242,20 @@ def test_ctrl_c_is_130(run, monkeypatch):
 
     monkeypatch.setattr(cli, "app", app)
     assert run() == (130, "", "error: stopped\n")
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(run, monkeypatch):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def stopped() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.setattr(cli, "app", app)
+    code, out, err = run()
+    assert (code, out) == (143, "") and err.splitlines()[-1] == "error: stopped"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

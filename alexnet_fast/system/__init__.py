@@ -19,6 +19,7 @@ from .object_store import ObjectStore, open_store, read_object
 from .pool import WorkerPool, report_progress
 from .processes import CoreUse, CoreWatch, MemoryPeak
 from .progress import NoProgress, Progress, can_redraw, progress_bar
+from .signals import StopSignals
 
 __all__ = [
     "Child",
@@ -31,6 +32,7 @@ __all__ = [
     "NoProgress",
     "ObjectStore",
     "Progress",
+    "StopSignals",
     "WorkerPool",
     "available_memory",
     "can_redraw",

@@ -21,8 +21,8 @@ _LINE_SECONDS = 10.0
 class Progress(Protocol):
     """What long work reports to. All methods are cheap enough to call once a batch."""
 
-    def start(self, total: int, unit: str = "images") -> None:
-        """Begin (or begin anew) at 0 of `total` units."""
+    def start(self, total: int, unit: str = "images", done: int = 0) -> None:
+        """Begin (or begin anew) at `done` of `total` units; the rate counts what comes after."""
 
     def advance(self, count: int = 1) -> None:
         """`count` more units are done."""
@@ -37,7 +37,7 @@ class Progress(Protocol):
 class NoProgress:
     """Reports to nobody; what a library function uses when its caller passed no progress."""
 
-    def start(self, total: int, unit: str = "images") -> None: ...
+    def start(self, total: int, unit: str = "images", done: int = 0) -> None: ...
 
     def advance(self, count: int = 1) -> None: ...
 
@@ -109,10 +109,10 @@ class _Bar:
         self._task: TaskID | None = None
         self._unit, self._done, self._begin = "", 0, 0.0
 
-    def start(self, total: int, unit: str = "images") -> None:
+    def start(self, total: int, unit: str = "images", done: int = 0) -> None:
         if self._task is not None:
             self._display.remove_task(self._task)
-        self._task = self._display.add_task(self._label, total=total, rate="", note="")
+        self._task = self._display.add_task(self._label, total=total, completed=done, rate="", note="")
         self._unit, self._done, self._begin = unit, 0, time.monotonic()
 
     def advance(self, count: int = 1) -> None:
@@ -131,12 +131,12 @@ class _Bar:
 class _Lines:
     def __init__(self, label: str, stream: TextIO) -> None:
         self._label, self._stream = label, stream
-        self._total, self._unit, self._done, self._note = 0, "", 0, ""
+        self._total, self._unit, self._done, self._first, self._note = 0, "", 0, 0, ""
         self._begin = self._said_at = 0.0
         self._said_done = -1
 
-    def start(self, total: int, unit: str = "images") -> None:
-        self._total, self._unit, self._done = total, unit, 0
+    def start(self, total: int, unit: str = "images", done: int = 0) -> None:
+        self._total, self._unit, self._done, self._first = total, unit, done, done
         self._begin = self._said_at = time.monotonic()
         self._said_done, self._note = -1, ""
 
@@ -158,7 +158,7 @@ class _Lines:
     def _say(self) -> None:
         self._said_at, self._said_done = time.monotonic(), self._done
         seconds = self._said_at - self._begin
-        rate = self._done / seconds if seconds > 0 else 0.0
+        rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
         note = f", {self._note}" if self._note else ""
         print(
             f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {seconds:.1f} s{note}",

@@ -66,6 +66,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     """
     images = info.split("train").records
     recipe = choose_recipe(config, images)
+    if stored is not None and config.epochs is None and "epochs" not in config.overrides:
+        recipe = replace(recipe, epochs=stored["recipe"]["epochs"])  # a run that was made longer stays so
     if recipe.batch_size > images:
         raise UsageError(
             f"a batch of {recipe.batch_size} is more than the {images} training images there are: "
@@ -85,6 +87,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     if asked["shuffle"] == "auto":
         asked["shuffle"] = "window" if stored is None and is_url(config.dataset) else "full"
     precision = choose_precision(asked["precision"], ranks.device)
+    if config.precision == "auto" and stored is not None:
+        precision = replace(precision, reason="as this run has computed from its start")
     with torch.device("meta"):  # refuses what cannot be built before anything is written
         model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
         for epoch in range(recipe.epochs):
@@ -100,7 +104,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "backend": asked["backend"],
         "compile": bool(config.compile),
         "dataset": str(config.dataset if is_url(config.dataset) else Path(config.dataset).resolve()),
-        "dataset_id": _dataset_id(config.dataset),
+        "dataset_id": _dataset_id(info),
         "shuffle": asked["shuffle"],
         "splits": {name: split.records for name, split in info.splits.items()},
         "num_classes": info.num_classes,
@@ -121,24 +125,34 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     )  # fmt: skip
 
 
-def _dataset_id(dataset: Path | str) -> str:
-    if is_url(dataset):
-        content = read_object(open_store(str(dataset)), MANIFEST)
-    else:
-        content = (Path(dataset) / MANIFEST).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:16]
+def _dataset_id(info: DatasetInfo) -> str:
+    """Of the classes and of every record in its place; not of where it was packed from, nor of how."""
+    shards = {name: [shard.sha256 for shard in split.shards] for name, split in info.splits.items()}
+    content = [[c.wnid for c in info.classes], shards]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _old_dataset_id(dataset: str) -> str:
+    """The identity that runs of before hold: of the whole manifest, with the name of what was packed."""
+    manifest = read_object(open_store(dataset), MANIFEST) if is_url(dataset) else (Path(dataset) / MANIFEST).read_bytes()
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    """What makes the run in `stored` another one than `asked`, in words; nothing where it is the same."""
+    """What makes the run in `stored` another one than `asked`, in words; nothing where it is the same.
+
+    The number of epochs may change: a run can be made longer.
+    """
     for name in (*_SAME, "recipe", "dataset_id"):
         old, new = stored.get(name, _BEFORE.get(name)), asked[name]
         if name == "recipe" and isinstance(old, dict):
             for field in new:
-                if old.get(field) != new[field]:
+                if field != "epochs" and old.get(field) != new[field]:
                     yield f"{field} {word(old.get(field))} there, {word(new[field])} asked for"
         elif old != new:
             if name == "dataset_id":
+                if old == _old_dataset_id(asked["dataset"]):
+                    continue
                 yield f"it trained on other data, {stored.get('dataset')}"
             else:
                 yield f"{name} {word(old)} there, {word(new)} asked for"

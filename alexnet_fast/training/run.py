@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,16 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..dataset import DatasetInfo, read_dataset_info
-from ..errors import UsageError
+from ..errors import StoppedError, StorageError, UsageError
 from ..models import measured_gain
-from ..system import follow_usable_cores
+from ..system import StopSignals, follow_usable_cores
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
 from .log import duration
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
-from .recipes import adapted
+from .recipes import adapted, learning_rate
 from .run_folder import RunFolder, default_run_dir
-from .stopping import Stops
 from .trainer import Trainer
 
 _WAIT_WORTH_A_WORD = 0.2
@@ -109,42 +109,57 @@ def train(config: TrainConfig, *, say: Say | None = None) -> TrainResult | None:
         AlexNetFastError: the loss is not a number any more, or the disk is full.
     """
     follow_usable_cores()
-    with join_ranks(config.device) as ranks, Stops() as stops:
-        return _train(config, ranks, stops, (say or _print) if ranks.is_main else lambda line: None)
+    with StopSignals(answer="stopping; no step was done yet") as stops:
+        stops.last_words = _stopped_early
+        try:
+            with join_ranks(config.device) as ranks:
+                return _train(config, ranks, stops, (say or _print) if ranks.is_main else lambda line: None)
+        except KeyboardInterrupt:
+            if not stops.received or stops.gentle:
+                raise
+            raise StoppedError(_stopped_early(stops.received), stops.received) from None
 
 
 def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainResult | None:
+def _stopped_early(number: int) -> str:
+    return f"stopped by {signal.Signals(number).name} before a step was done: start again with the same command"
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What the main process finds and decides before the first step."""
+
+    folder: RunFolder
+    plan: Plan
+    saved: tuple[dict[str, Any], Path] | None
+    stored: dict[str, Any] | None
+
+
+def _train(config: TrainConfig, ranks: Ranks, stops: StopSignals, say: Say) -> TrainResult | None:
     config = apply_loader_settings(config, say)
     info = read_dataset_info(config.dataset)
     _check_dataset(config, info)
-    opened: list[tuple[RunFolder, Plan]] = []  # on the main process
+    start: _Start | None = None
 
-    def begin() -> tuple[str, dict[str, Any] | None]:
-        folder = RunFolder(_run_dir(config), resume=config.resume)
-        try:
-            stored = folder.read_config()
-            plan = plan_run(config, info, ranks, stored)
-            _settle(folder, plan, config, stored)
-        except BaseException:
-            folder.close()
-            raise
-        opened.append((folder, plan))
-        return str(folder.path), stored
+    def begin() -> tuple[str, dict[str, Any] | None, bool]:
+        nonlocal start
+        start = _open(config, info, ranks)
+        return str(start.folder.path), start.stored, start.saved is not None
 
-    run_dir, stored = ranks.on_main(begin)
-    folder, plan = opened[0] if opened else (None, plan_run(config, info, ranks, stored))
+    run_dir, stored, goes_on = ranks.on_main(begin)
     try:
-        saved = newest_checkpoint(Path(run_dir)) if stored is not None else None
+        plan = start.plan if start is not None else plan_run(config, info, ranks, stored)
+        folder = start.folder if start is not None else None
         trainer = Trainer(plan, info, ranks, folder, stops, say)
         _introduce(plan, info, ranks, run_dir, say)
-        if saved is not None:
-            state, path = saved
-            trainer.load(state)
-            say(f"going on from {path.name}: epoch {trainer.epoch + 1}, step {trainer.step.done}")
+        if goes_on:
+            saved = start.saved if start is not None else newest_checkpoint(Path(run_dir))
+            assert saved is not None and stored is not None
+            trainer.load(saved[0])
+            say(_going_on(trainer, plan, saved[1], stored))
         elif config.resume:
             say(f"{run_dir} holds no checkpoint yet: starting at the beginning")
         try:
@@ -153,8 +168,26 @@ def _train(config: TrainConfig, ranks: Ranks, stops: Stops, say: Say) -> TrainRe
             trainer.close()
         return _finish(trainer, plan, folder) if folder is not None else None
     finally:
-        if folder is not None:
-            folder.close()
+        if start is not None:
+            start.folder.close()
+
+
+def _open(config: TrainConfig, info: DatasetInfo, ranks: Ranks) -> _Start:
+    folder = RunFolder(_run_dir(config), resume=config.resume)
+    try:
+        saved = newest_checkpoint(folder.path) if folder.has_checkpoint() else None
+        # Without a checkpoint there is nothing to go on with, and other options may be given.
+        stored = folder.read_config() if saved is not None else None
+        if saved is not None and stored is None:
+            raise UsageError(f"{folder.path} holds checkpoints without their config.json: give another --run-dir")
+        plan = plan_run(config, info, ranks, stored)
+        if saved is not None and stored is not None:
+            _check_same(folder.path, plan, stored, int(saved[0]["epoch"]))
+        folder.write_config({**plan.record, "command": resume_command(config, folder.path)})
+    except BaseException:
+        folder.close()
+        raise
+    return _Start(folder, plan, saved, stored)
 
 
 def _run_dir(config: TrainConfig) -> Path:
@@ -175,18 +208,19 @@ def _check_dataset(config: TrainConfig, info: DatasetInfo) -> None:
         raise UsageError(f"the train split of {config.dataset} has no labels, so there is nothing to learn from it")
 
 
-def _settle(folder: RunFolder, plan: Plan, config: TrainConfig, stored: dict[str, Any] | None) -> None:
-    """Write config.json, or make sure that the run which is there is the one asked for."""
-    if stored is None and folder.has_checkpoint():
-        raise UsageError(f"{folder.path} holds checkpoints without their config.json: give another --run-dir")
-    if stored is not None:
-        found = list(differences(stored, plan.record))
-        if found:
-            raise UsageError(
-                f"{folder.path} holds another run ({'; '.join(found)}): "
-                "resume it with its own options, or give another --run-dir"
-            )
-    folder.write_config({**plan.record, "command": resume_command(config, folder.path)})
+def _check_same(run_dir: Path, plan: Plan, stored: dict[str, Any], epochs_done: int) -> None:
+    """Make sure that the run which is there is the one asked for; only the number of its epochs may change."""
+    found = list(differences(stored, plan.record))
+    if found:
+        raise UsageError(
+            f"{run_dir} holds another run ({'; '.join(found)}): "
+            "resume it with its own options, or give another --run-dir"
+        )
+    if plan.recipe.epochs < epochs_done:
+        raise UsageError(
+            f"{run_dir} has {epochs_done} epochs behind it, and {plan.recipe.epochs} were asked for: "
+            f"use --epochs {epochs_done} or more, or give another --run-dir"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,8 +250,23 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
         say("the val split has no labels: nothing will be validated, and no best epoch chosen")
 
 
+def _going_on(trainer: Trainer, plan: Plan, path: Path, stored: dict[str, Any]) -> str:
+    """Where a resumed run stands, and what has changed about its schedule."""
+    epochs, before = plan.recipe.epochs, stored["recipe"]["epochs"]
+    done = trainer.step.done
+    if trainer.epoch >= epochs:
+        return f"going on from {path.name}: all {epochs} epochs are done"
+    line = f"going on from {path.name}: epoch {trainer.epoch + 1} of {epochs}, step {done}"
+    if epochs != before:
+        rate = learning_rate(plan.recipe, done, plan.total_steps, trainer.step.plateau.scale)
+        line += (
+            f"; the run had {before} epochs and has {epochs} now: from here on the rate follows the "
+            f"{plan.recipe.schedule} schedule of {epochs} epochs, {trainer.step.rate:.3g} before and {rate:.3g} next"
+        )
+    return line
+
+
 def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
-    trainer.draw()
     rows, clock, steps = trainer.rows, trainer.clock, trainer.step.done
     best = trainer.best_row()
     images = steps * plan.recipe.batch_size
@@ -241,7 +290,14 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
         "versions": plan.record["versions"],
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    folder.write_summary(summary)
+    try:
+        folder.write_summary(summary)
+    except StorageError as error:  # a finished run is not lost for want of some room: its checkpoint is written
+        trainer.say(f"summary.json is not written: {error}")
+    try:
+        trainer.draw()
+    except KeyboardInterrupt:
+        trainer.say("curves.png is not up to date: stopped while it was drawn")
     return TrainResult(
         folder.path, rows, summary, plan.config.dataset, clock.warm_up_seconds,
         loader_measured=plan.config.loader_settings is not None,

@@ -30,7 +30,7 @@ class RunFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise UsageError(f"the run folder {path} is a file: give another --run-dir")
-        if not resume and (path / CONFIG).exists():
+        if not resume and self.has_checkpoint():
             raise UsageError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,7 @@ class RunFolder:
         self._tensorboard: Any = None
 
     def close(self) -> None:
-        """Give the folder free."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        """Let others have the folder."""
         self._lock.close()
 
     def read_config(self) -> dict[str, Any] | None:
@@ -73,18 +70,19 @@ class RunFolder:
         return any((self.path / name).exists() for name in (LAST, PREVIOUS, BEST))
 
     def log_to_tensorboard(self, row: Mapping[str, Any], *, first: bool) -> None:
-        """Write one epoch's numbers for TensorBoard, where it is installed."""
+        """Write one epoch's numbers for TensorBoard, where it is installed.
+
+        Raises:
+            Exception: of any kind, where TensorBoard cannot be imported or the file cannot be written.
+        """
         if self._tensorboard is None:
             try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
+                from .tensorboard import EventFile
+            except ModuleNotFoundError:
                 return
-            epoch = int(row["epoch"])
-            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=None if first else epoch)
-        for name, value in row.items():
-            if name != "epoch" and value is not None:
-                self._tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
-        self._tensorboard.flush()
+            self._tensorboard = EventFile(self.path / "tensorboard", goes_on_at=None if first else int(row["epoch"]))
+        numbers = {name.replace("_", "/", 1): value for name, value in row.items() if value is not None}
+        self._tensorboard.add(int(numbers.pop("epoch")), numbers)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

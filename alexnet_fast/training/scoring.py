@@ -58,6 +58,10 @@ def predict_logits(model: AlexNet, images: torch.Tensor, precision: Precision, t
     return (total / 10).log()
 
 
+class ScoringStopped(Exception):
+    """`score` was asked to stop, on this rank or on another, and did so on all."""
+
+
 @torch.no_grad()
 def score(
     model: AlexNet,
@@ -68,26 +72,38 @@ def score(
     tta: str = "none",
     keep: bool = False,
     advance: Callable[[int], None] | None = None,
+    stopped: Callable[[], object] = lambda: False,
 ) -> Scores:
     """Loss, top-1 and top-5 of `model` over `batches`; nothing waits for the device until the end.
 
     The model is left in evaluation mode. With fewer than five classes top-5 counts them all.
+
+    Args:
+        stopped: asked before each batch; true ends the pass.
+
+    Raises:
+        ScoringStopped: `stopped` said so.
     """
     network = copy_for_computing(model.eval(), precision)
     wide = torch.float32 if ranks.device.type == "mps" else torch.float64
-    sums = torch.zeros(4, dtype=wide, device=ranks.device)
+    sums = torch.zeros(5, dtype=wide, device=ranks.device)  # loss, hits, hits among five, images, ranks that stopped
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for images, labels in batches:
+        if stopped():
+            sums[4] += 1
+            break
         logits = predict_logits(network, images, precision, tta)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels[:, None]
         loss = cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
-        sums += torch.stack([loss.to(wide), hits[:, 0].sum().to(wide), hits.sum().to(wide), _ones(labels, wide)])
+        sums[:4] += torch.stack([loss.to(wide), hits[:, 0].sum().to(wide), hits.sum().to(wide), _ones(labels, wide)])
         if keep:
             kept.append((best, softmax(logits, 1).gather(1, best), labels))
         if advance is not None:
             advance(len(labels))
-    loss_sum, top1, top5, count = ranks.sum(sums).tolist()
+    loss_sum, top1, top5, count, stops = ranks.sum(sums).tolist()
+    if stops:
+        raise ScoringStopped
     n = max(1, round(count))
     result = Scores(round(count), loss_sum / n, top1 / n, top5 / n)
     if kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ class Step:
         plateau: what the 'plateau' schedule remembers. Update it after each epoch.
         mean: the running mean of the weights, None where the recipe keeps none.
         precision: the number format that images are expected in.
+        lock: held while the weights move; whoever holds it finds a state between two steps.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Step:
         self._recipe, self._ranks, self._seed, self._total = recipe, ranks, seed, total_steps
         self.precision = precision
         self.model: AlexNet = model.to(ranks.device).to(memory_format=torch.channels_last)
+        self.lock = threading.RLock()
         self.done = 0
         wide = torch.float32 if ranks.device.type == "mps" else torch.float64
         self.sums = torch.zeros(2, dtype=wide, device=ranks.device)
@@ -79,6 +82,11 @@ class Step:
         # With several processes autocast stays, so that gradients are averaged in float32.
         own_copy = precision.name == "bf16" and ranks.device.type == "cpu" and ranks.world_size == 1
         self._copy = WorkingCopy(self.model, precision) if own_copy else None
+        # On a CPU a step may take minutes, and a checkpoint in the midst of one holds the state before it. The weights
+        # are as before until they move; a forward pass changes the statistics of batch norm alone.
+        buffers = dict(self.model.named_buffers()) if ranks.device.type == "cpu" else {}
+        self._statistics = [(name, buffer, buffer.clone()) for name, buffer in buffers.items()]
+        self._under_way = False
         self._forward = self._wrap(self.model if self._copy is None else self._copy.network, compile)
         self.train()
 
@@ -119,8 +127,6 @@ class Step:
         """Take one step on a batch of this rank: images (N, 3, S, S) as the loader gives them, labels (N,) int64."""
         recipe, ranks = self._recipe, self._ranks
         rate = learning_rate(recipe, self.done, self._total, self.plateau.scale)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         # Dropout and noise are drawn from (seed, step, rank), not from a generator that runs through the training: so a
         # resumed run needs no state of one.
         seed = int(uniform(self._seed, self.done, [0], _STEP_STREAM)[0] * 2**48)
@@ -129,17 +135,25 @@ class Step:
             images = add_color_noise(
                 images, recipe.color_noise, seed=seed, rank=ranks.rank, world_size=ranks.world_size
             )
+        for _, buffer, before in self._statistics:
+            before.copy_(buffer)
+        self._under_way = True
         with self.precision.autocast():
             logits = self._forward(images)
         loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._move_weights()
         outcome = Outcome(loss.detach(), (logits.detach().argmax(1) == labels).sum(), rate)
         wide = self.sums.dtype
-        self.sums += torch.stack([outcome.loss.to(wide) * len(labels), outcome.hits.to(wide)])
+        with self.lock:
+            self._move_weights(rate)
+            self.sums += torch.stack([outcome.loss.to(wide) * len(labels), outcome.hits.to(wide)])
+            self.done += 1
+            self._under_way = False
         return outcome
 
-    def _move_weights(self) -> None:
+    def _move_weights(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         if self._copy is not None:
             self._copy.hand_over_gradients()
         if self._recipe.clip:
@@ -152,12 +166,19 @@ class Step:
             self._copy.take_weights()
         if self.mean is not None:
             self.mean.update(self.done)
-        self.done += 1
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it: model, ema, optimizer, scaler, plateau, step."""
+        """What a checkpoint holds of it: model, ema, optimizer, scaler, plateau, step. Hold `lock` on other threads."""
+        weights = self.model.state_dict()
+        if self._under_way:
+            weights.update({name: before for name, _, before in self._statistics})
         return {
-            "model": self.model.state_dict(),
+            "model": weights,
             "ema": self.mean.state if self.mean is not None else None,
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),

@@ -1,46 +1,13 @@
-"""Asking a run to stop or to write a checkpoint, and how all its processes come to do so after the same step."""
+"""How all processes of a run come to stop, or to write a checkpoint, after the same step."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from .distributed import Ranks
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-
-class Stops:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second Ctrl-C ends at once.
-
-    Outside the main thread, where Python allows no handlers, nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.wish = 0
-        self._old: dict[int, Any] = {}
-
-    def _take(self, number: int, frame: object) -> None:
-        if self.wish and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.wish = number
-
-    def __enter__(self) -> Stops:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 class Vote:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,7 +18,7 @@ from ..dataset import DatasetInfo
 from ..errors import AlexNetFastError, DamagedDataError, StoppedError
 from ..loaders import Loader, open_loader
 from ..models import create_model
-from ..system import NoProgress, Progress, progress_bar
+from ..system import NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
 from .distributed import Ranks
@@ -27,9 +27,9 @@ from .log import epoch_line, step_note
 from .plan import Plan, resume_command
 from .recipes import training_size
 from .run_folder import CURVES, RunFolder
-from .scoring import score
+from .scoring import ScoringStopped, score
 from .step import Step
-from .stopping import Stops, Vote
+from .stopping import Vote
 
 _LOOK_EVERY = 50  # steps between looks at the loss off the CPU: a look at a GPU's waits for it
 _DRAW_SECONDS = 20.0  # a drawing costs about a second of CPU; after each of many short epochs that would tell
@@ -51,7 +51,7 @@ class Trainer:
         info: DatasetInfo,
         ranks: Ranks,
         folder: RunFolder | None,
-        stops: Stops,
+        stops: StopSignals,
         say: Callable[[str], None],
     ) -> None:
         self.plan, self.info, self.ranks, self.folder, self.stops, self.say = plan, info, ranks, folder, stops, say
@@ -65,6 +65,8 @@ class Trainer:
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
         self._vote = Vote(ranks)
+        self._saved = (0, 0)  # epoch and step of the newest checkpoint
+        self._failed: set[str] = set()  # by-products that cannot be written
         self._drawn_at = time.monotonic()
         # How far other numbers of ranks read this epoch, where that sets the order (`LoaderConfig.done`).
         self._stretches: list[tuple[int, int]] = []
@@ -78,36 +80,52 @@ class Trainer:
             StoppedError: by a signal, after writing a checkpoint.
             AlexNetFastError: the loss is not a number any more.
         """
-        while self.step.done < self.plan.stop_at:
+        self.stops.last_words = self._last_words
+        self.stops.answer = "stopping after this step, with a checkpoint; Ctrl-C again ends at once"
+        self.stops.gentle = True
+        while self.step.done < self.plan.stop_at or self._steps_of_epoch() == self.plan.steps_per_epoch:
             self._run_epoch()
+        self.stops.gentle = False
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # One epoch
+
+    def _steps_of_epoch(self) -> int:
+        """Steps done of the epoch under way; all of them where only its validation is left."""
+        return self.step.done - self.epoch * self.plan.steps_per_epoch
 
     def _run_epoch(self) -> None:
+        plan, step, first = self.plan, self.step, self._steps_of_epoch()
+        if first < plan.steps_per_epoch:
+            loader = self._loader_of(self.epoch)
+            loader.load_state(self._position(first))
+            step.train()
+            with self._progress(f"epoch {self.epoch + 1}/{plan.recipe.epochs}") as progress:
+                images = plan.recipe.batch_size
+                progress.start(plan.steps_per_epoch * images, done=first * images)
+                self._take_steps(loader, progress)
+        if self._steps_of_epoch() == plan.steps_per_epoch:
+            self._end_epoch()
+
+    def _take_steps(self, loader: Loader, progress: Progress) -> None:
+        """Those that are left of the epoch, up to where the run ends."""
         plan, step = self.plan, self.step
-        first = step.done % plan.steps_per_epoch
-        loader = self._loader_of(self.epoch)
-        loader.load_state(self._position(first))
-        step.train()
         look_every = 1 if self.ranks.device.type == "cpu" else _LOOK_EVERY
-        with self._progress(f"epoch {self.epoch + 1}/{plan.recipe.epochs}") as progress:
-            progress.start(len(loader) * plan.recipe.batch_size)
-            progress.advance(first * plan.recipe.batch_size)
-            rate = 0.0
-            for images, labels in self.clock.timed(loader):
-                rate = step(images, labels).rate
-                progress.advance(plan.recipe.batch_size)
-                if step.done % look_every == 0:
-                    self._look(progress)
-                stop, save = self._vote(self.stops.wish, self._is_save_due())
-                if stop:
-                    self._stop(stop, rate)
-                done = step.done % plan.steps_per_epoch == 0
-                if step.done >= plan.stop_at and not done:
-                    self.save()
-                    return
-                every = plan.config.checkpoint_steps
-                if not done and (save or (every is not None and step.done % every == 0)):
-                    self.save()
-        self._end_epoch(rate)
+        every = plan.config.checkpoint_steps
+        for images, labels in self.clock.timed(loader):
+            step(images, labels)
+            progress.advance(plan.recipe.batch_size)
+            if step.done % look_every == 0:
+                self._look(progress)
+            stop, save = self._vote(self.stops.received, self._is_save_due())
+            if stop:
+                self._stop(stop)
+            if self._steps_of_epoch() == plan.steps_per_epoch:
+                continue
+            if save or step.done >= plan.stop_at or (every is not None and step.done % every == 0):
+                self.save()
+            if step.done >= plan.stop_at:
+                return
 
     def _position(self, first: int) -> dict[str, Any]:
         """Where the train loader goes on, for its `load_state`: step `first` of the epoch."""
@@ -119,31 +137,35 @@ class Trainer:
         seconds = self.plan.config.checkpoint_seconds
         return seconds is not None and self.clock.since_saved >= seconds
 
-    def _end_epoch(self, rate: float) -> None:
+    def _end_epoch(self) -> None:
         plan, clock = self.plan, self.clock
         loss, hits = self._epoch_means()
         self._check(loss)
         with clock.between_epochs():
             row: dict[str, Any] = {"epoch": self.epoch + 1, "train_loss": loss, "train_top1": hits}
-            row |= self._validate()
+            try:
+                row |= self._validate()
+            except ScoringStopped:
+                self._stop(self.stops.received or signal.SIGTERM)
             speed = clock.images_per_s(plan.recipe.batch_size)
             row |= {
-                "lr": rate,
+                "lr": self.step.rate,
                 "images_per_s": speed and round(speed, 2),
                 "data_wait": round(clock.wait, 4),
                 "seconds": round(clock.epoch_seconds, 3),
             }
-            self.step.plateau.update(plan.recipe, 1 - row["val_top1"] if row["val_top1"] is not None else loss)
-            self.rows.append(row)
-            self.epoch += 1
-            self._stretches = []
-            self.step.sums.zero_()
-            clock.start_epoch()
-            self.save(best=self.best_row() is row)
+            with self.step.lock:
+                self.step.plateau.update(plan.recipe, 1 - row["val_top1"] if row["val_top1"] is not None else loss)
+                self.rows.append(row)
+                self.epoch += 1
+                self._stretches = []
+                self.step.sums.zero_()
+                clock.start_epoch()
+                self.save(best=self.best_row() is row)
         self._report(row)
 
     def _epoch_means(self) -> tuple[float, float]:
-        n = (self.step.done - self.epoch * self.plan.steps_per_epoch) * self.plan.recipe.batch_size
+        n = self._steps_of_epoch() * self.plan.recipe.batch_size
         loss, hits = self.ranks.sum(self.step.sums.clone()).tolist()
         return loss / n, hits / n
 
@@ -157,7 +179,7 @@ class Trainer:
         if mean is not None:
             network = copy.deepcopy(network)
             network.load_state_dict(mean.state)
-        found = score(network, self._val_loader, self.plan.precision, self.ranks)
+        found = score(network, self._val_loader, self.plan.precision, self.ranks, stopped=lambda: self.stops.received)
         return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -203,7 +225,7 @@ class Trainer:
         return progress_bar(label) if self.ranks.is_main else nullcontext(NoProgress())
 
     def _look(self, progress: Progress) -> None:
-        n = max(1, (self.step.done - self.epoch * self.plan.steps_per_epoch) * self.plan.per_rank)
+        n = self._steps_of_epoch() * self.plan.per_rank
         loss, hits = (self.step.sums / n).tolist()
         self._check(loss)
         progress.note(step_note(loss, hits, self.clock.wait, self._seconds_left()))
@@ -216,60 +238,93 @@ class Trainer:
         if not math.isfinite(loss):
             where = f"epoch {self.epoch + 1}, step {self.step.done}"
             rate = self.plan.recipe.lr
+            kept = self.folder is not None and self.folder.has_checkpoint()
             raise AlexNetFastError(
                 f"the loss is no number any more ({loss}, {where}): train anew with a lower --lr than {rate:g}"
                 + ("" if self.plan.precision.name == "fp32" else " or with --precision fp32")
+                + (", into another --run-dir, since this one holds checkpoints of the old rate" if kept else "")
             )
 
     def _report(self, row: Mapping[str, Any]) -> None:
         self.say(epoch_line(row, self.plan.recipe.epochs, self._seconds_left()))
-        if self.folder is not None:
-            self.folder.write_rows(self.rows)
+        if self.folder is None:
+            return
+        self.folder.write_rows(self.rows)
+        try:
             self.folder.log_to_tensorboard(row, first=len(self.rows) == 1)
-            if time.monotonic() - self._drawn_at > _DRAW_SECONDS:
-                self.draw()
+        except Exception as error:  # of TensorBoard, of what it is built on, or of the disk
+            self._do_without("TensorBoard's file", error)
+        if time.monotonic() - self._drawn_at > _DRAW_SECONDS:
+            self.draw()
 
     def draw(self) -> None:
-        """Bring curves.png up to date."""
+        """Bring curves.png up to date. A drawing that fails is said, and is no reason to end a run."""
         if self.folder is None or not self.rows:
             return
-        from ..plots import plot_curves
+        try:
+            from ..plots import plot_curves
 
-        what, _, advice = fit_verdict(self.rows).partition(". ")
-        run = f"{self.plan.config.model}, recipe {self.plan.recipe.name}, run {self.folder.path.name}. {advice}"
-        plot_curves(self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run)
+            what, _, advice = fit_verdict(self.rows).partition(". ")
+            run = f"{self.plan.config.model}, recipe {self.plan.recipe.name}, run {self.folder.path.name}. {advice}"
+            plot_curves(self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run)
+        except Exception as error:  # of the disk, of the fonts, of matplotlib's cache
+            self._do_without(CURVES, error)
         self._drawn_at = time.monotonic()
+
+    def _do_without(self, what: str, error: Exception) -> None:
+        """Say once that a by-product of the run cannot be written."""
+        if what not in self._failed:
+            self._failed.add(what)
+            self.say(f"{what} is not written ({type(error).__name__}: {error}); training goes on without it")
 
     def best_row(self) -> dict[str, Any] | None:
         """The first epoch with the highest validation top-1, None where nothing was validated."""
         validated = [row for row in self.rows if row["val_top1"] is not None]
         return max(validated, key=lambda row: row["val_top1"], default=None)
 
-    def _stop(self, number: int, rate: float) -> None:
-        if self.step.done % self.plan.steps_per_epoch == 0:
-            self._end_epoch(rate)
-        else:
-            self.save()
+    def _stop(self, number: int) -> NoReturn:
+        self.save()
         self.draw()
-        name = signal.Signals(number).name
+        raise StoppedError(self._stopped(number), number)
+
+    def _stopped(self, number: int) -> str:
         command = resume_command(self.plan.config, self.folder.path) if self.folder is not None else ""
-        raise StoppedError(f"stopped by {name} after step {self.step.done}; go on with: {command}", number)
+        return f"stopped by {signal.Signals(number).name} after step {self.step.done}; go on with: {command}"
+
+    def _last_words(self, number: int) -> str | None:
+        """For `StopSignals`: the main thread is at something that takes long, such as a step of a large batch on a CPU.
+
+        The step that it is in is given up: the checkpoint is of the state before it.
+        """
+        if self._saved != (self.epoch, self.step.done) and (
+            self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or self.folder is None
+        ):
+            return None
+        self.step.lock.acquire()  # for good: the process ends
+        if self._saved != (self.epoch, self.step.done):
+            try:
+                self.save()
+            except AlexNetFastError as error:
+                return str(error)
+        return self._stopped(number)
 
     def save(self, *, best: bool = False) -> None:
         """Write the checkpoint of this moment; every rank takes part."""
-        sums = self.ranks.sum(self.step.sums.clone())
-        self._check(float(sums[0]))
-        self.clock.save()
-        if self.folder is not None:
-            save_checkpoint(self.folder.path, self._state(sums), best=best)
-        self.ranks.barrier()
+        with self.step.lock:
+            sums = self.ranks.sum(self.step.sums.clone())
+            self._check(float(sums[0]))
+            self.clock.save()
+            if self.folder is not None:
+                save_checkpoint(self.folder.path, self._state(sums), best=best)
+            self._saved = (self.epoch, self.step.done)
+            self.ranks.barrier()
 
     def _state(self, sums: torch.Tensor) -> dict[str, Any]:
         return {
             **self.step.state(),
             "order": {
                 "epoch": self.epoch,
-                "step": self.step.done % self.plan.steps_per_epoch,
+                "step": self._steps_of_epoch(),
                 "seed": self.plan.config.seed,
                 "ranks": self.ranks.world_size,
                 "stretches": self._stretches,
@@ -295,6 +350,7 @@ class Trainer:
             self.epoch = int(state["epoch"])
             self._take_over(state["order"])
             self.rows = [dict(row) for row in state["rows"]]
+            self._saved = (self.epoch, self.step.done)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DamagedDataError(f"the checkpoint does not fit this run ({reason}): give another --run-dir") from None

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -23,6 +24,17 @@ def test_plain_lines_end_with_what_was_done() -> None:
     (line,) = out.getvalue().splitlines()
     assert line.startswith("packing: 5 of 5 images, ")
     assert line.endswith(", shard 0")
+
+
+def test_what_was_done_before_counts_in_no_rate() -> None:
+    out = io.StringIO()
+    with progress_bar("epoch 3/5", file=out) as progress:
+        progress.start(1000, done=990)
+        time.sleep(0.1)
+        progress.advance(10)
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("epoch 3/5: 1,000 of 1,000 images, ")
+    assert 1 <= int(line.split(", ")[1].removesuffix("/s").replace(",", "")) <= 100  # 10 images in a tenth of a second
 
 
 def test_what_is_got_ready_before_the_work_is_told() -> None:

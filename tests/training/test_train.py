@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,9 @@ import torch
 from conftest import make_samples, pack_images
 
 from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
+from alexnet_fast.dataset import read_dataset_info, write_dataset_info
+from alexnet_fast.errors import StoppedError
+from alexnet_fast.models import AlexNet
 from alexnet_fast.training import load_run
 from alexnet_fast.training.checkpoint import load_checkpoint
 from alexnet_fast.training.log import duration
@@ -151,7 +158,7 @@ def test_the_log_says_how_long_the_run_has_to_go(packed_small, tmp_path):
         ({"seed": 1}, "seed 0 there, 1 asked for"),
         ({"model": "alexnet-owt"}, "model alexnet there, alexnet-owt asked for"),
         ({"lr": 0.5}, "lr 0.0002 there, 0.5 asked for"),
-        ({"epochs": 9}, "epochs 2 there, 9 asked for"),
+        ({"overrides": {**SMALL, "ema": 0.9}}, "ema 0.5 there, 0.9 asked for"),
         ({"image_size": 48}, "image_size 32 there, 48 asked for"),
     ],
 )
@@ -160,6 +167,45 @@ def test_resuming_with_other_options_is_refused_by_name(packed_small, tmp_path, 
     quietly(config)
     with pytest.raises(UsageError, match=named):
         train(replace(config, resume=True, **change), say=lambda line: None)
+
+
+def test_a_run_can_be_made_longer(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run")  # the constant rate of notebook: 2 + 1 epochs are 3
+    whole, _ = quietly(replace(config, run_dir=tmp_path / "whole", epochs=3))
+    quietly(config)
+    longer, lines = quietly(replace(config, resume=True, epochs=3))
+    assert any("had 2 epochs and has 3 now" in line and "constant schedule of 3 epochs" in line for line in lines)
+    assert_same(whole.rows, longer.rows)
+    assert_same(*(load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "run")))
+    again, lines = quietly(replace(config, resume=True, epochs=None))  # not the recipe's 15
+    assert again.finished and any("all 3 epochs are done" in line for line in lines)
+    with pytest.raises(UsageError, match="has 3 epochs behind it, and 1 were asked for: use --epochs 3 or more"):
+        train(replace(config, resume=True, epochs=1), say=lambda line: None)
+
+
+def test_a_longer_schedule_is_said_with_its_rates(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", recipe="fast", overrides={"width": 0.0625, "warmup": 0.0})
+    quietly(config)
+    _, lines = quietly(replace(config, resume=True, epochs=4))
+    (line,) = (line for line in lines if line.startswith("going on"))
+    peak = 0.005  # of batch 16
+    assert f"linear schedule of 4 epochs, {peak / 6:.3g} before and {peak / 2:.3g} next" in line
+
+
+def test_data_packed_from_elsewhere_is_the_same_data(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", max_steps=1)
+    quietly(config)
+    other = tmp_path / "other"
+    shutil.copytree(packed_small, other)
+    info = read_dataset_info(other)
+    write_dataset_info(other, replace(info, packing={**info.packing, "source": "elsewhere.zip"}))
+    result, _ = quietly(replace(config, resume=True, dataset=other, max_steps=2))
+    assert result.step == 2
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    stored["dataset_id"] = hashlib.sha256((packed_small / "dataset.json").read_bytes()).hexdigest()[:16]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))  # as runs of before hold it
+    result, _ = quietly(replace(config, resume=True, max_steps=3))
+    assert result.step == 3
 
 
 def test_resuming_on_other_data_is_refused(packed_small, packed, tmp_path):
@@ -185,6 +231,66 @@ def test_a_folder_that_holds_a_run_or_is_in_use_is_refused(packed_small, tmp_pat
 def test_a_loss_that_is_no_number_stops_the_run(packed_small, tmp_path):
     with pytest.raises(AlexNetFastError, match=r"the loss is no number any more .* lower --lr than 1e\+30"):
         train(small_config(packed_small, tmp_path / "run", lr=1e30), say=lambda line: None)
+
+
+def test_the_folder_of_a_run_that_blew_up_takes_a_lower_rate(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", epochs=1)
+    with pytest.raises(AlexNetFastError, match=r"lower --lr than 1e\+30$"):
+        train(replace(config, lr=1e30), say=lambda line: None)
+    result, _ = quietly(replace(config, lr=0.001))
+    assert result.finished
+    # Now it holds checkpoints, and the advice is another one.
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(replace(config, lr=0.0001), say=lambda line: None)
+    late = replace(config, run_dir=tmp_path / "late", epochs=3, checkpoint_every=1, recipe="fast")
+    with pytest.raises(AlexNetFastError, match=r"lower --lr than 1e\+30, into another --run-dir"):
+        train(replace(late, lr=1e30, overrides={**SMALL, "warmup": 1.0, "ema": 0.0}), say=lambda line: None)
+
+
+def test_by_products_that_cannot_be_written_end_no_run(packed_small, tmp_path):
+    run = tmp_path / "run"
+    for name in ("curves.png", "summary.json"):
+        (run / name / "taken").mkdir(parents=True)
+    (run / "tensorboard").write_text("taken")
+    result, lines = quietly(small_config(packed_small, run))
+    assert result.finished and result.best is not None
+    for what in ("curves.png", "TensorBoard's file", "summary.json"):
+        assert len([line for line in lines if line.startswith(f"{what} is not written")]) == 1
+    assert not list(run.glob(".*.tmp")) and load_run(run).epoch >= 1
+
+
+def test_what_auto_chose_is_not_called_as_asked(packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", max_steps=1, precision="auto")
+    quietly(config)
+    _, lines = quietly(replace(config, resume=True, max_steps=2))
+    assert any("as this run has computed from its start" in line for line in lines)
+    assert not any("as asked" in line for line in lines)
+
+
+@pytest.mark.parametrize("stop_in", ["validation", "last step"])
+def test_a_run_stopped_at_the_end_of_an_epoch_validates_it_when_it_goes_on(packed_small, tmp_path, stop_in):
+    config = small_config(packed_small, tmp_path / "run", model="alexnet-bn")
+    whole, _ = quietly(replace(config, run_dir=tmp_path / "whole"))
+    calls = []
+
+    def stop(module, inputs):
+        if isinstance(module, AlexNet) and (not module.training) == (stop_in == "validation"):
+            calls.append(module)
+            if len(calls) == (1 if stop_in == "validation" else 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(stop)
+    try:
+        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 3; go on with: ") as error:
+            train(config, say=lambda line: None)
+    finally:
+        hook.remove()
+    assert error.value.exit_code == 143
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert state["rows"] == [] and state["order"] == {"epoch": 0, "step": 3, "seed": 0}
+    result, _ = quietly(replace(config, resume=True))
+    assert_same(whole.rows, result.rows)
+    assert_same(*(load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "run")))
 
 
 def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
