@@ -27,6 +27,7 @@ or PowerShell. Results go to stdout, progress and errors to stderr.
 | 1 | damaged input, no memory or space left, or a fault of the program |
 | 2 | asked for something that cannot be: the sentence on stderr says what to change |
 | 130 | stopped by Ctrl-C |
+| 143 | stopped by SIGTERM |
 """
 
 

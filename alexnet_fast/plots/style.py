@@ -76,7 +76,12 @@ def save(figure: Any, path: Path | str, **options: Any) -> None:
     with warnings.catch_warnings():
         # A script without an installed font is drawn as boxes; the images beside it still serve.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(target, **options)
+        aside = target.with_name(f".{target.name}.tmp")  # a full disk must not cost the picture that was there
+        try:
+            figure.savefig(aside, **{"format": target.suffix[1:].lower(), **options})
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:

@@ -65,9 +65,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         UsageError: they cannot be fitted; the text says why.
     """
     images = info.split("train").records
-    recipe = choose_recipe(config, images)
-    if stored is not None and config.epochs is None and "epochs" not in config.overrides:
-        recipe = replace(recipe, epochs=stored["recipe"]["epochs"])  # a run that was made longer stays so
+    recipe = _recipe(config, images, stored)
     if recipe.batch_size > images:
         raise UsageError(
             f"a batch of {recipe.batch_size} is more than the {images} training images there are: "
@@ -100,6 +98,9 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "image_size": config.image_size,
         "seed": config.seed,
         "recipe": json.loads(json.dumps(asdict(recipe))),
+        "epochs_at_start": recipe.epochs
+        if stored is None
+        else stored.get("epochs_at_start", stored["recipe"]["epochs"]),
         "precision": precision.name,
         "backend": asked["backend"],
         "compile": bool(config.compile),
@@ -123,6 +124,17 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         compile=bool(config.compile), per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
         parameters=count_parameters(model), stop_at=min(total, config.max_steps or total), record=record,
     )  # fmt: skip
+
+
+def _recipe(config: TrainConfig, images: int, stored: Mapping[str, Any] | None) -> Recipe:
+    """The recipe; of a run that is there, fitted to the epochs that it began with."""
+    if stored is None:
+        return choose_recipe(config, images)
+    before = stored["recipe"]["epochs"]
+    asked = config.overrides.get("epochs", config.epochs or before)
+    overrides = {name: value for name, value in config.overrides.items() if name != "epochs"}
+    recipe = choose_recipe(replace(config, epochs=stored.get("epochs_at_start", before), overrides=overrides), images)
+    return replace(recipe, epochs=asked)
 
 
 def _dataset_id(info: DatasetInfo) -> str:

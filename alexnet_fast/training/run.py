@@ -13,6 +13,7 @@ from ..config import TrainConfig
 from ..dataset import DatasetInfo, read_dataset_info
 from ..errors import StoppedError, StorageError, UsageError
 from ..models import measured_gain
+from ..plots import best_row
 from ..system import StopSignals, follow_usable_cores
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
@@ -268,7 +269,7 @@ def _going_on(trainer: Trainer, plan: Plan, path: Path, stored: dict[str, Any]) 
 
 def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
     rows, clock, steps = trainer.rows, trainer.clock, trainer.step.done
-    best = trainer.best_row()
+    best = best_row(rows)
     images = steps * plan.recipe.batch_size
     summary = {
         "best": best,

@@ -18,6 +18,7 @@ from ..dataset import DatasetInfo
 from ..errors import AlexNetFastError, DamagedDataError, StoppedError
 from ..loaders import Loader, open_loader
 from ..models import create_model
+from ..plots import best_row, plot_curves
 from ..system import NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
@@ -161,7 +162,7 @@ class Trainer:
                 self._stretches = []
                 self.step.sums.zero_()
                 clock.start_epoch()
-                self.save(best=self.best_row() is row)
+                self.save(best=best_row(self.rows) is row)
         self._report(row)
 
     def _epoch_means(self) -> tuple[float, float]:
@@ -262,8 +263,6 @@ class Trainer:
         if self.folder is None or not self.rows:
             return
         try:
-            from ..plots import plot_curves
-
             what, _, advice = fit_verdict(self.rows).partition(". ")
             run = f"{self.plan.config.model}, recipe {self.plan.recipe.name}, run {self.folder.path.name}. {advice}"
             plot_curves(self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run)
@@ -276,11 +275,6 @@ class Trainer:
         if what not in self._failed:
             self._failed.add(what)
             self.say(f"{what} is not written ({type(error).__name__}: {error}); training goes on without it")
-
-    def best_row(self) -> dict[str, Any] | None:
-        """The first epoch with the highest validation top-1, None where nothing was validated."""
-        validated = [row for row in self.rows if row["val_top1"] is not None]
-        return max(validated, key=lambda row: row["val_top1"], default=None)
 
     def _stop(self, number: int) -> NoReturn:
         self.save()
