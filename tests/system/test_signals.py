@@ -54,8 +54,8 @@ with StopSignals(answer="after this step") as stops:
     print("ready")
     while not stops.received:
         time.sleep(0.01)
-    print("ready")
     try:
+        print("ready")
         time.sleep(60)
     except KeyboardInterrupt:
         print("at once")
