@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 2.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _active: list[StopSignals] = []
+_masks: list[set[int]] = []  # of signals that wait while a thread forks
 
 
 class StopSignals:
@@ -125,17 +126,27 @@ def _end(number: int, words: str) -> None:
     os._exit(128 + number)
 
 
+# A forked child must not tell its parent's listener of its own signals: those that come in the midst of a fork wait.
+def _before_fork() -> None:
+    if _active:
+        _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS))
+
+
+def _after_fork() -> None:
+    if _masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _after_fork_in_child() -> None:
-    """A forked child must not tell its parent's listener of its own signals."""
-    if not _active:
-        return
-    signal.set_wakeup_fd(-1)
-    # A signal that goes to a whole process group must not end the workers of a run before its checkpoint is written.
-    gentle = any(one.gentle for one in _active)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if gentle else signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _active and threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+        # A signal to a whole process group must not end the workers of a run before its checkpoint is written.
+        gentle = any(one.gentle for one in _active)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if gentle else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _active.clear()
+    _after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
