@@ -146,7 +146,9 @@ def _dataset_id(info: DatasetInfo) -> str:
 
 def _old_dataset_id(dataset: str) -> str:
     """The identity that runs of before hold: of the whole manifest, with the name of what was packed."""
-    manifest = read_object(open_store(dataset), MANIFEST) if is_url(dataset) else (Path(dataset) / MANIFEST).read_bytes()
+    manifest = (
+        read_object(open_store(dataset), MANIFEST) if is_url(dataset) else (Path(dataset) / MANIFEST).read_bytes()
+    )
     return hashlib.sha256(manifest).hexdigest()[:16]
 
 
