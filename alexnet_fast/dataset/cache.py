@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -23,6 +24,7 @@ from ..errors import AlexNetFastError, DamagedDataError, StorageError, UsageErro
 from ..system import ObjectStore, open_store, read_object, storage_error, write_file_atomically
 from .index import load_index
 from .manifest import MANIFEST, DatasetInfo, ShardInfo, read_dataset_info
+from .seek import seek_path
 
 try:
     import fcntl
@@ -99,8 +101,9 @@ class ShardCache:
         self._closed = False
         self._process = os.getpid()
         self._threads: list[threading.Thread] = []
-        for shard in self.shards:
-            self._fetch_index(shard)
+        with ThreadPoolExecutor(2 * FETCHERS) as threads:
+            for task in [threads.submit(self._fetch_index, shard) for shard in self.shards]:
+                task.result()
 
     def _fetch_index(self, shard: ShardInfo) -> None:
         path = self.dataset / shard.index_path
@@ -113,6 +116,8 @@ class ShardCache:
             raise DamagedDataError(
                 f"{self.url}/{shard.index_path} is not the one of {MANIFEST}: upload the data set again"
             )
+        with contextlib.suppress(FileNotFoundError):  # a data set without a seek index
+            write_file_atomically(self.dataset / seek_path(shard), read_object(self._store, seek_path(shard)))
         write_file_atomically(path, content)
 
     # -- the plan ---------------------------------------------------------------------------------------------------
