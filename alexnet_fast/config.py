@@ -247,6 +247,7 @@ class LoaderConfig:
 
 MODELS = ("alexnet", "alexnet-bn", "alexnet-paper", "alexnet-owt")
 RECIPES = ("fast", "paper", "notebook")
+FREEZES = ("none", "features")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 METADATA = "alexnet_fast"  # the key under which an exported file says what its network is, as JSON
 
@@ -262,6 +263,9 @@ class TrainConfig:
         epochs, batch_size, lr: overrides; batch_size is the global one, over all ranks.
         overrides: any other hyper-parameter of the recipe, by its field name.
         image_size: side of the images that the network sees, pixels.
+        init: a run folder, a checkpoint or an AlexNet's weights to start from; the last layer is new where the classes
+            are others. A resumed run starts from its checkpoint.
+        freeze: 'features': the convolutional layers keep their weights; 'none': all learn.
         precision: 'auto' takes bf16 where the device has it, else fp16 on CUDA, else fp32.
         backend, num_workers, pin_memory, device, seed: as in `LoaderConfig`.
         compile: whether the network goes through torch.compile; 'auto' means False.
@@ -283,6 +287,8 @@ class TrainConfig:
     image_size: int = option(224, whole(1), "Side of the network's input, pixels.", same_run=True)
     lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate; recipe's if not given.", metavar="RATE")
     overrides: Mapping[str, Any] = option({}, SETTINGS, "Any other hyper-parameter; may be repeated.", flag="--set")
+    init: Path | str | None = option(None, PLACE, "Run or file of weights to start from.")
+    freeze: str = option("none", one_of(*FREEZES), "Layers that keep their weights.", same_run=True)
     precision: str = option("auto", one_of(*PRECISIONS), "Number format of the arithmetic.", same_run=True)
     backend: str = option("auto", BACKEND, "Loader.", same_run=True)
     num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")

@@ -21,8 +21,9 @@ _EMA_EVERY = 5
 
 def make_optimizer(model: nn.Module, recipe: Recipe, device_type: str) -> torch.optim.Optimizer:
     """SGD or Adam in one fused kernel where there is one, with norms and biases in a group of their own."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in learning if p.ndim > 1]
+    others = [p for p in learning if p.ndim <= 1]
     decay = recipe.weight_decay
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": decay}]
     groups.append({"params": others, "weight_decay": decay if recipe.decay_norms_and_biases else 0.0})
@@ -77,6 +78,8 @@ class WorkingCopy:
         self.network = copy_for_computing(model, precision)
         both = zip(self.network.parameters(), model.parameters(), strict=True)
         pairs = [(mine, theirs) for mine, theirs in both if mine is not theirs]
+        self._frozen = [pair for pair in pairs if not pair[1].requires_grad]
+        pairs = [pair for pair in pairs if pair[1].requires_grad]
         self._mine: list[torch.Tensor] = [mine for mine, _ in pairs]
         self._theirs: list[torch.Tensor] = [theirs for _, theirs in pairs]
         self._gradients = [torch.zeros_like(p) for p in self._theirs]
@@ -88,9 +91,11 @@ class WorkingCopy:
             mine.grad, theirs.grad = None, gradient
 
     @torch.no_grad()
-    def take_weights(self) -> None:
-        """Round the float32 weights into the network."""
+    def take_weights(self, *, frozen: bool = False) -> None:
+        """Round the float32 weights into the network; those that do not learn as well where `frozen` says so."""
         torch._foreach_copy_(self._mine, self._theirs)
+        for mine, theirs in self._frozen if frozen else ():
+            mine.copy_(theirs)
 
 
 def add_color_noise(images: torch.Tensor, std: float, *, seed: int, rank: int = 0, world_size: int = 1) -> torch.Tensor:

@@ -23,7 +23,7 @@ from .recipes import Recipe, choose_recipe, training_size
 
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
-_BEFORE = {"shuffle": "full"}  # what runs did that do not say it
+_BEFORE = {"shuffle": "full", "freeze": "none"}  # what runs did that do not say it
 _SAME = tuple(entry.name for entry, known in options_of(TrainConfig) if known.same_run)
 
 
@@ -97,6 +97,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "model": config.model,
         "image_size": config.image_size,
         "seed": config.seed,
+        "init": None if config.init is None else str(Path(config.init).resolve()),
+        "freeze": config.freeze,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "epochs_at_start": recipe.epochs
         if stored is None

@@ -154,7 +154,7 @@ def _train(config: TrainConfig, ranks: Ranks, stops: StopSignals, say: Say) -> T
     try:
         plan = start.plan if start is not None else plan_run(config, info, ranks, stored)
         folder = start.folder if start is not None else None
-        trainer = Trainer(plan, info, ranks, folder, stops, say)
+        trainer = Trainer(plan, info, ranks, folder, stops, say, resumed=goes_on)
         _introduce(plan, info, ranks, run_dir, say)
         if goes_on:
             saved = start.saved if start is not None else newest_checkpoint(Path(run_dir))

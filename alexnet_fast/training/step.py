@@ -120,8 +120,13 @@ class Step:
         return module  # type: ignore[no-any-return]
 
     def train(self) -> None:
-        """Put the network into training mode, after an evaluation."""
+        """Put the network into training mode, after an evaluation; layers that do not learn stay as they are."""
         self._forward.train()  # type: ignore[attr-defined]
+        network = self.model if self._copy is None else self._copy.network
+        for module in (*network.modules(), *self.model.modules()):
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()  # the running statistics of batch norm are weights too
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outcome:
         """Take one step on a batch of this rank: images (N, 3, S, S) as the loader gives them, labels (N,) int64."""
@@ -194,7 +199,7 @@ class Step:
         """
         self.model.load_state_dict(state["model"])
         if self._copy is not None:
-            self._copy.take_weights()
+            self._copy.take_weights(frozen=True)
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         if self.mean is not None:

@@ -24,6 +24,7 @@ from .checkpoint import save_checkpoint
 from .clock import Clock
 from .distributed import Ranks
 from .fit import fit_verdict
+from .initial import freeze_features, take_weights
 from .log import epoch_line, step_note
 from .plan import Plan, resume_command
 from .recipes import training_size
@@ -54,11 +55,21 @@ class Trainer:
         folder: RunFolder | None,
         stops: StopSignals,
         say: Callable[[str], None],
+        *,
+        resumed: bool = False,
     ) -> None:
+        """
+        Args:
+            resumed: a checkpoint will be loaded, so no weights to start from are needed.
+        """
         self.plan, self.info, self.ranks, self.folder, self.stops, self.say = plan, info, ranks, folder, stops, say
         recipe, config = plan.recipe, plan.config
         torch.manual_seed(config.seed)
         model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
+        if config.init is not None and not resumed:
+            say(take_weights(model, config.model, info.classes, config.init))
+        if config.freeze == "features":
+            freeze_features(model)
         self.step = Step(
             model, recipe, plan.precision, ranks, total_steps=plan.total_steps, seed=config.seed, compile=plan.compile
         )
