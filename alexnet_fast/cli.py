@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from .config import BACKENDS, DEVICES, WORKERS, BenchConfig, TrainConfig
-from .errors import AlexNetFastError
+from .errors import AlexNetFastError, UsageError
 from .options import SWITCH, Option, default_of, flag_of, name_of, options_of, parse_size, read_value
 from .version import __version__
 
@@ -375,10 +375,25 @@ def _workers(word: str) -> Any:
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and an exit code: 2 asked wrong, 1 damaged, 130 ^C."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to end
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Where a daemon or cron closed stdin, stdout or stderr, open nothing in its place.
+
+    Else the next file that is opened would be taken for it, and a library's message written into that.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if descriptor else "r"))  # noqa: SIM115 - until the end
 
 
 def _run() -> int:
@@ -391,7 +406,12 @@ def _run() -> int:
 
 
 def _call() -> int:
+    from .system import working_folder_is_gone
+
     try:
+        if working_folder_is_gone():  # compiled libraries end the process over it
+            raise UsageError("the working folder has been removed: go to another one (cd)")
+
         # Without standalone mode, typer.Exit(code) does not end the process but is what the app returns.
         code = app(standalone_mode=False, prog_name="alexnet-fast")
         if code == 128 + signal.SIGINT:  # typer's answer to Ctrl-C
@@ -421,12 +441,18 @@ def _exit_code_of_click(error: Exception) -> int:
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
+    from .system import limit_behind
+
+    limit = limit_behind(error)
+    if limit is not None:
+        _complain(limit)
+        return 1
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
         return 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        _complain("there is not enough memory: use a smaller --batch-size, or fewer --num-workers")
+        _complain("there is not enough memory: use a smaller batch")
         return 1
     _complain_of_fault(error)
     return 1

@@ -393,6 +393,10 @@ class Loader(ABC):
                 self.reader.cache.close()
             self.reader.close()
 
+    def __repr__(self) -> str:
+        c = self.config
+        return f"<{self.description}; split {c.split} of {c.dataset}, {len(self):,} batches of {c.batch_size}>"
+
     def __enter__(self) -> Loader:
         return self
 

@@ -9,11 +9,13 @@ import os
 import queue
 import selectors
 import signal
+import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import AlexNetFastError, WorkerError
+from ..system import limit_behind
 from .batch_buffers import BatchBuffers, ByteArray, Layout, SharedMemory
 from .image_sources import CropRequest, ImageSource
 
@@ -161,7 +163,14 @@ class ProcessWorkers:
     """Worker processes that write into shared buffers; a pipe to each carries its jobs and their results."""
 
     def __init__(self, source: ImageSource, buffers: BatchBuffers, num_workers: int, context: str) -> None:
-        start = multiprocessing.get_context(start_method(context))
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A worker that is being spawned runs the caller's script anew, which opens its loader without a guard.
+            sys.exit(1)  # and the parent says so
+        method = start_method(context)
+        start = multiprocessing.get_context(method)
+        # multiprocessing writes what a spawned process is given into a pipe that it reads itself too: where the process
+        # ends at once and the pipe is full, it waits for ever. So what is large follows through a pipe of ours.
+        given = source if method == "fork" else None
         assert buffers.shared is not None
         self._oldest = start.Value("q", 0, lock=False)
         self._selector = selectors.DefaultSelector()
@@ -172,7 +181,7 @@ class ProcessWorkers:
                 ours, theirs = start.Pipe()
                 process = start.Process(  # type: ignore[attr-defined]
                     target=_work_process,
-                    args=(source, buffers.layout, buffers.shared, theirs, self._oldest, os.getpid()),
+                    args=(given, buffers.layout, buffers.shared, theirs, self._oldest, os.getpid()),
                     name=f"loader-{i}",
                     daemon=True,
                 )
@@ -184,19 +193,23 @@ class ProcessWorkers:
                 self._workers.append((process, ours))
                 self._selector.register(ours, selectors.EVENT_READ, (process, ours))
                 self._selector.register(process.sentinel, selectors.EVENT_READ, (process, None))
+            for process, pipe in self._workers if given is None else ():
+                self._send(process, pipe, source)
         except OSError as error:
+            number = len(self._workers) + 1
             self.close()
-            raise WorkerError(
-                f"worker process {len(self._workers) + 1} of {num_workers} cannot be started ({error.strerror}): "
-                "use fewer workers, or worker threads"
-            ) from None
+            why = limit_behind(error) or f"{error.strerror}: use fewer workers, or worker threads"
+            raise WorkerError(f"worker process {number} of {num_workers} cannot be started: {why}") from None
 
     def submit(self, job: Job) -> None:
         # In turn, and all at once: a worker never waits for the training loop to give it its next job.
         process, pipe = self._workers[self._next % len(self._workers)]
         self._next += 1
+        self._send(process, pipe, job)
+
+    def _send(self, process: Any, pipe: Connection, what: Any) -> None:
         try:
-            pipe.send(job)
+            pipe.send(what)
         except (BrokenPipeError, ConnectionResetError):
             raise _ended(process) from None
 
@@ -230,6 +243,12 @@ class ProcessWorkers:
 def _ended(process: Any) -> WorkerError:
     process.join(5)
     code = process.exitcode
+    spawned = not isinstance(process, getattr(multiprocessing.context, "ForkProcess", ()))
+    if code == 1 and spawned and getattr(sys.modules["__main__"], "__file__", None) is not None:
+        return WorkerError(
+            "a loader's worker process ended as it started: it is spawned, so it runs this script anew, and what the "
+            'script does must stand behind `if __name__ == "__main__":`'
+        )
     if code is not None and code < 0:
         how = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
@@ -240,14 +259,18 @@ def _ended(process: Any) -> WorkerError:
 
 
 def _work_process(
-    source: ImageSource, layout: Layout, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int
+    source: ImageSource | None, layout: Layout, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int
 ) -> None:
-    """The life of a worker process."""
+    """The life of a worker process; without a source it is the first that comes through the pipe."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     gc.freeze()  # or every collection goes through all that the parent had: 1% of the time at a longest side of 375
+    try:
+        source = pipe.recv() if source is None else source
+    except (EOFError, OSError):
+        return
     worker = Worker(source, layout, memory.array)
     try:
         while True:

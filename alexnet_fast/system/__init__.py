@@ -13,6 +13,7 @@ from .device import (
     usable_cores,
 )
 from .files import check_writable, file_sha256, storage_error, sync_folder, write_file_atomically
+from .limits import limit_behind, working_folder_is_gone
 from .locks import FileLock, LockedError
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
 from .object_store import ObjectStore, open_store, read_object
@@ -45,6 +46,7 @@ __all__ = [
     "file_sha256",
     "follow_usable_cores",
     "hardware",
+    "limit_behind",
     "memory_bytes",
     "memory_info",
     "memory_limit",
@@ -58,5 +60,6 @@ __all__ = [
     "synchronize",
     "usable_cores",
     "versions",
+    "working_folder_is_gone",
     "write_file_atomically",
 ]

@@ -193,7 +193,8 @@ def ending(code: int) -> str:
     """How a process ended, in words, from its return code."""
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        return f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        want = {"SIGKILL": "memory", "SIGBUS": "shared memory (/dev/shm)"}.get(name)
+        return f"killed by {name}" + (f", perhaps for want of {want}" if want else "")
     return f"exit code {code}"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # What cgroups v1 answer where there is no limit lies a page below this.
 _NO_LIMIT = 1 << 62
+_HIERARCHIES = ("cpu", "memory", "pids")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -108,7 +109,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/p
 
 def _memory_limits(root: Path, self_file: Path) -> Iterator[tuple[Path, int, str, tuple[str, str]]]:
     """(folder, limit, file of what is used, names of cached files in memory.stat) of each cgroup that has a limit."""
-    for folder in _cgroup_folders(root, self_file):
+    for folder in cgroup_folders(root, self_file):
         for most, used, cache in (
             ("memory.max", "memory.current", ("inactive_file", "active_file")),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
@@ -124,7 +125,7 @@ def _memory_limits(root: Path, self_file: Path) -> Iterator[tuple[Path, int, str
 def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path("/proc/self/cgroup")) -> float | None:
     """Cores' worth of CPU time that this process's cgroup grants, None where there is no limit (cgroup v2 and v1)."""
     quotas = []
-    for folder in _cgroup_folders(root, self_file):
+    for folder in cgroup_folders(root, self_file):
         try:
             words = (folder / "cpu.max").read_text().split()
             if words and words[0] != "max":
@@ -140,16 +141,16 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), self_file: Path = Path
     return min(quotas, default=None)
 
 
-def _cgroup_folders(root: Path, self_file: Path) -> list[Path]:
-    """This process's cgroup folder and all above it, for the unified, the cpu and the memory hierarchies."""
-    folders = [root, root / "cpu", root / "memory"]
+def cgroup_folders(root: Path, self_file: Path) -> list[Path]:
+    """This process's cgroup folder and all above it, for the unified hierarchy and those of cpu, memory and pids."""
+    folders = [root, *(root / name for name in _HIERARCHIES)]
     try:
         lines = self_file.read_text().splitlines()
     except OSError:
         return folders
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        tops = [root / name for name in ("cpu", "memory") if name in controllers.split(",")] if controllers else [root]
+        tops = [root / name for name in _HIERARCHIES if name in controllers.split(",")] if controllers else [root]
         for top in tops:
             folder = top / path.lstrip("/")
             while folder != top and top in folder.parents:

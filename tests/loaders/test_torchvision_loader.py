@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import draw_image, encode, pack_images
+from conftest import draw_image, encode, make_samples, pack_images
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -110,6 +110,23 @@ def test_a_killed_worker_is_an_error_and_no_hang(packed: Path, context: str) -> 
         assert len(list(loader)) == 13  # a new pass starts new workers
     left = {c.pid for c in psutil.Process().children(recursive=True) if "multiprocessing" not in " ".join(c.cmdline())}
     assert left <= before
+
+
+def test_spawned_workers_without_a_main_guard_name_it(tmp_path: Path) -> None:
+    # More records than a pipe takes of, 28 bytes each.
+    samples = make_samples("train", 3000, 2, size=(8, 8))
+    dataset = pack_images(tmp_path / "many", {"train": samples}, num_classes=2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import alexnet_fast as af\n"
+        f"loader = af.open_loader({str(dataset)!r}, batch_size=8, image_size=8, num_workers=2,\n"
+        "    backend='torchvision', device='cpu', options={'workers': 'process', 'context': 'spawn'})\n"
+        "next(iter(loader))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith('must stand behind `if __name__ == "__main__":`')
+    assert done.stderr.count("Traceback") == 1  # the script's own
 
 
 def test_spawned_workers_from_a_plain_script(packed_small: Path, tmp_path: Path) -> None:
