@@ -1,4 +1,4 @@
-"""From the archive ImageNet or Tiny ImageNet is downloaded as to a trained AlexNet, with no stage waiting on another.
+"""Train AlexNet on ImageNet, Tiny ImageNet or your own images, with a loader that keeps up.
 
     import alexnet_fast as af
 

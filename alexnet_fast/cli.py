@@ -27,8 +27,8 @@ Config = TypeVar("Config")
 app = typer.Typer(
     name="alexnet-fast",
     help=(
-        "From the archive ImageNet or Tiny ImageNet is downloaded as to a trained AlexNet, "
-        "with no stage waiting on another."
+        "Train AlexNet on ImageNet, Tiny ImageNet or your own images: pack the archive, measure the loader, train, "
+        "evaluate, predict."
     ),
     no_args_is_help=True,
     add_completion=True,

@@ -26,7 +26,7 @@ import training_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident", "alexnet-fast-plain")
@@ -243,12 +243,37 @@ def loaders_tuning(result: Mapping[str, Any]) -> str:
     return markdown(["case", "loader", "trials", "images/s", "tried"], rows)
 
 
+def loaders_short(result: Mapping[str, Any]) -> str:
+    """The first screen's table: ours, the fastest other one, and the loader that PyTorch's tutorials use."""
+    header = ["images/s on 2 cores", "alexnet-fast", "fastest other loader", "torchvision with PIL"]
+    rows = []
+    for name, title in CASES.items():
+        case = result["cases"].get(f"{name}-uint8")
+        if case is None:
+            continue
+        found = summaries(case)
+        ours = max(row["rate"] for peer, row in found.items() if peer in OURS)
+        others = {peer: row["rate"] for peer, row in found.items() if peer not in OURS and peer != LIMIT}
+        best = max(others, key=lambda peer: others[peer])
+        usual = found.get("torchvision-pil")
+        rows.append(
+            [
+                title,
+                f"**{ours:,.0f}**",
+                f"{others[best]:,.0f} ({TITLES[best]})",
+                f"{usual['rate']:,.0f}" if usual else "–",
+            ]
+        )
+    return markdown(header, rows)
+
+
 def loaders_tables() -> dict[str, str]:
     result = load("loaders-2core-xeon")
     if result is None:
         return {}
     return {
         "loaders": loaders_overview(result),
+        "loaders-short": loaders_short(result),
         "loaders-float": loaders_overview(result, "float"),
         "loaders-machine": loaders_machine(result),
         "loaders-detail": loaders_detail(result),
