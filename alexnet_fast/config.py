@@ -257,7 +257,8 @@ class TrainConfig:
     """What to train, on what, and how. A hyper-parameter left at None comes from the recipe.
 
     Attributes:
-        dataset: packed data set with a ``train`` split; a ``val`` split is evaluated every epoch where there is one.
+        dataset: packed data set with a ``train`` split.
+        val_split: the split that is evaluated after every epoch, where there is one of that name with labels.
         run_dir: folder for what the run leaves; None makes runs/MODEL-RECIPE-DATE.
         model, recipe: by name; see `alexnet_fast.models` and `alexnet_fast.recipes`.
         epochs, batch_size, lr: overrides; batch_size is the global one, over all ranks.
@@ -293,6 +294,7 @@ class TrainConfig:
     backend: str = option("auto", BACKEND, "Loader.", same_run=True)
     num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")
     pin_memory: bool | str = option("auto", on_off(auto="auto"), "Page-locked buffers; they matter with CUDA only.")
+    val_split: str = option("val", TEXT, "Split that is validated after each epoch.", metavar="NAME", same_run=True)
     compile: bool | str = option(False, on_off(auto=False), "torch.compile; auto is off.")
     device: str = option("auto", DEVICE, "Where to compute.")
     seed: int = option(0, whole(0, 2**63 - 1), "Of weights, order and crops.", same_run=True)

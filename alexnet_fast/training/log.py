@@ -16,12 +16,21 @@ def epoch_line(row: Mapping[str, Any], epochs: int, seconds_left: float | None) 
     """The line of the log that ends an epoch; `row` is that of metrics.jsonl."""
     parts = [f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, top-1 {row['train_top1']:.2%}"]
     if row["val_top1"] is not None:
-        parts.append(f"validation loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}, top-5 {row['val_top5']:.2%}")
+        parts.append(
+            f"validation loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}{balanced(row)}, "
+            f"top-5 {row['val_top5']:.2%}"
+        )
     speed = f"{row['images_per_s']:,.1f} images/s" if row["images_per_s"] else "warm-up only"
     parts.append(f"{speed}, waiting for data {row['data_wait']:.0%}, rate {row['lr']:.2g}")
     if seconds_left:
         parts.append(f"{duration(seconds_left)} left")
     return "; ".join(parts)
+
+
+def balanced(row: Mapping[str, Any]) -> str:
+    """' (balanced 33.33%)', where the mean of the classes' own top-1 is another than that of the images."""
+    value = row.get("val_balanced")
+    return "" if value is None or f"{value:.2%}" == f"{row['val_top1']:.2%}" else f" (balanced {value:.2%})"
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ from .recipes import Recipe, choose_recipe, training_size
 
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
-_BEFORE = {"shuffle": "full", "freeze": "none"}  # what runs did that do not say it
+_BEFORE = {"shuffle": "full", "freeze": "none", "val_split": "val"}  # what runs did that do not say it
 _SAME = tuple(entry.name for entry, known in options_of(TrainConfig) if known.same_run)
 
 
@@ -109,6 +109,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "dataset": str(config.dataset if is_url(config.dataset) else Path(config.dataset).resolve()),
         "dataset_id": _dataset_id(info),
         "shuffle": asked["shuffle"],
+        "val_split": config.val_split,
         "splits": {name: split.records for name, split in info.splits.items()},
         "num_classes": info.num_classes,
         "num_workers": config.num_workers,

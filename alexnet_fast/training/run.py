@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import TrainConfig
-from ..dataset import DatasetInfo, read_dataset_info
+from ..dataset import DatasetInfo, ShardReader, read_dataset_info
 from ..errors import StoppedError, StorageError, UsageError
 from ..models import measured_gain
 from ..plots import best_row
@@ -18,13 +20,14 @@ from ..system import StopSignals, follow_usable_cores
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
-from .log import duration
+from .log import balanced, duration
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
 from .recipes import adapted, learning_rate
 from .run_folder import RunFolder, default_run_dir
 from .trainer import Trainer
 
 _WAIT_WORTH_A_WORD = 0.2
+_LARGE = 1.5  # times the mean size of a class: from there on its share is worth a line
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ class TrainResult:
         lines = []
         if self.best is not None:
             lines.append(
-                f"best epoch {self.best['epoch']}: validation top-1 {self.best['val_top1']:.2%}, "
-                f"top-5 {self.best['val_top5']:.2%}, loss {self.best['val_loss']:.4f}"
+                f"best epoch {self.best['epoch']}: validation top-1 {self.best['val_top1']:.2%}"
+                f"{balanced(self.best)}, top-5 {self.best['val_top5']:.2%}, loss {self.best['val_loss']:.4f}"
             )
         elif self.rows:
-            lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; no val split, so nothing was validated")
+            lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; nothing was validated")
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
         if self.finished and self.best is not None:
@@ -245,10 +248,36 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
     measured = f"; a matrix product runs {gain:.1f} times as fast as in fp32" if gain is not None else ""
     count = f"{ranks.world_size} processes, each on " if ranks.world_size > 1 else ""
     say(f"precision {precision.name} on {count}{ranks.device} ({precision.reason}{measured})")
-    if "val" not in info.splits:
-        say("the data set has no val split: nothing will be validated, and no best epoch chosen")
-    elif not info.splits["val"].labelled:
-        say("the val split has no labels: nothing will be validated, and no best epoch chosen")
+    _introduce_splits(plan, info, say)
+
+
+def _introduce_splits(plan: Plan, info: DatasetInfo, say: Say) -> None:
+    """What of the data has to be known to read the accuracies: no validation, one class, or a large one."""
+    name = plan.config.val_split
+    val = info.splits.get(name)
+    if val is None or not val.labelled or not val.records:
+        why = "no such split" if val is None else "no labels in it" if not val.labelled else "no images in it"
+        others = [n for n, s in info.splits.items() if n not in ("train", name) and s.labelled and s.records]
+        hint = f"; --val-split {others[0]} validates on split {others[0]}, which has labels" if others else ""
+        say(f"validation on split {name}: {why}, so nothing will be validated, and no best epoch chosen{hint}")
+    if info.num_classes == 1:
+        say("the data set has 1 class: every answer is right, and there is nothing to learn")
+        return
+    for split in ("train", name):
+        if split not in info.splits or not info.splits[split].labelled or not info.splits[split].records:
+            continue
+        reader = ShardReader(plan.config.dataset, split)
+        try:
+            counts = np.bincount(reader.labels, minlength=info.num_classes)
+        finally:
+            reader.close()
+        share = counts.max() / counts.sum()
+        if share > _LARGE * counts.mean() / counts.sum():
+            label = info.classes[int(counts.argmax())].name.partition(",")[0]
+            say(
+                f"{split}: {label} has {share:.1%} of the images, and always answering it is right as often; "
+                "balanced accuracy counts each class alike"
+            )
 
 
 def _going_on(trainer: Trainer, plan: Plan, path: Path, stored: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ class Scores:
 
     Attributes:
         images: over all ranks. loss: mean cross-entropy, nats. top1, top5: fractions.
+        balanced: the mean of the classes' own top-1, over the classes that have images.
         classes, probabilities: with ``keep=True``, (images, 5 or fewer) on the CPU, most likely first, in the order
             of the batches of this rank.
         labels: with ``keep=True``, (images,).
@@ -30,6 +31,7 @@ class Scores:
     loss: float
     top1: float
     top5: float
+    balanced: float
     classes: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
     probabilities: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -87,6 +89,7 @@ def score(
     network = copy_for_computing(model.eval(), precision)
     wide = torch.float32 if ranks.device.type == "mps" else torch.float64
     sums = torch.zeros(5, dtype=wide, device=ranks.device)  # loss, hits, hits among five, images, ranks that stopped
+    by_class: torch.Tensor | None = None  # images and hits of each class
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for images, labels in batches:
         if stopped():
@@ -97,6 +100,12 @@ def score(
         hits = best == labels[:, None]
         loss = cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
         sums[:4] += torch.stack([loss.to(wide), hits[:, 0].sum().to(wide), hits.sum().to(wide), _ones(labels, wide)])
+        if by_class is None:
+            by_class = torch.zeros(2, logits.shape[1], dtype=wide, device=ranks.device)
+        known = labels >= 0
+        place = labels.clamp(min=0)
+        by_class[0].scatter_add_(0, place, known.to(wide))
+        by_class[1].scatter_add_(0, place, (hits[:, 0] & known).to(wide))
         if keep:
             kept.append((best, softmax(logits, 1).gather(1, best), labels))
         if advance is not None:
@@ -105,7 +114,12 @@ def score(
     if stops:
         raise ScoringStopped
     n = max(1, round(count))
-    result = Scores(round(count), loss_sum / n, top1 / n, top5 / n)
+    if by_class is None:  # a rank without a record
+        by_class = torch.zeros(2, model.num_classes, dtype=wide, device=ranks.device)
+    images_of, hits_of = ranks.sum(by_class)
+    there = images_of > 0
+    balanced = float((hits_of[there] / images_of[there]).mean()) if bool(there.any()) else 0.0
+    result = Scores(round(count), loss_sum / n, top1 / n, top5 / n, balanced)
     if kept:
         columns = [torch.cat(column).cpu() for column in zip(*kept, strict=True)]
         result.classes, result.probabilities, result.labels = columns

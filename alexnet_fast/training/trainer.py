@@ -182,17 +182,18 @@ class Trainer:
         return loss / n, hits / n
 
     def _validate(self) -> dict[str, Any]:
-        split = self.info.splits.get("val")
+        name = self.plan.config.val_split
+        split = self.info.splits.get(name)
         if split is None or not split.labelled or split.records == 0:
-            return {"val_loss": None, "val_top1": None, "val_top5": None}
+            return {"val_loss": None, "val_top1": None, "val_top5": None, "val_balanced": None}
         if self._val_loader is None:
-            self._val_loader = self._open("val", False, self.plan.config.image_size)
+            self._val_loader = self._open(name, False, self.plan.config.image_size)
         network, mean = self.step.model, self.step.mean
         if mean is not None:
             network = copy.deepcopy(network)
             network.load_state_dict(mean.state)
         found = score(network, self._val_loader, self.plan.precision, self.ranks, stopped=lambda: self.stops.received)
-        return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
+        return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5, "val_balanced": found.balanced}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Loaders

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_samples, pack_images
+from conftest import draw_image, encode, make_samples, pack_images
 
-from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, train
+from alexnet_fast import AlexNetFastError, TrainConfig, UsageError, evaluate, train
 from alexnet_fast.dataset import read_dataset_info, write_dataset_info
 from alexnet_fast.errors import StoppedError
 from alexnet_fast.models import AlexNet
@@ -66,8 +66,8 @@ def test_a_run_folder_holds_all_of_it(packed_small, tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.rows and [row["epoch"] for row in rows] == [1, 2]
     assert list(rows[0]) == [
-        "epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "lr", "images_per_s", "data_wait",
-        "seconds",
+        "epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "val_balanced", "lr",
+        "images_per_s", "data_wait", "seconds",
     ]  # fmt: skip
     assert all(0 <= row[name] <= 1 for row in rows for name in ("train_top1", "val_top1", "val_top5", "data_wait"))
     assert rows[0]["val_top5"] == 1.0  # four classes
@@ -341,3 +341,24 @@ def test_loader_settings_fill_what_is_left_at_auto(packed_small, tmp_path):
     advice.write_text("{}")
     with pytest.raises(UsageError, match="is not a bench-loader"):
         train(replace(config, run_dir=tmp_path / "other"), say=lambda line: None)
+
+
+def test_a_large_class_and_another_split_for_validation_are_said(tmp_path):
+    def samples(split, counts):
+        found = [(encode(draw_image(label, i, (40, 40))), label) for label, n in enumerate(counts) for i in range(n)]
+        return [(jpeg, label, f"{split}/{i}.jpg") for i, (jpeg, label) in enumerate(found)]
+
+    splits = {"train": samples("train", (30, 4, 4)), "test": samples("test", (12, 2, 2))}
+    dataset = pack_images(tmp_path / "data", splits, num_classes=3, shards=1)
+    _, lines = quietly(small_config(dataset, tmp_path / "none", epochs=1))
+    assert any("validation on split val: no such split" in line and "--val-split test" in line for line in lines)
+    assert any("train: class 0 has 78.9% of the images" in line for line in lines)
+    # At so low a rate nothing is learnt in an epoch, and the answers are what the weights at the start make of it.
+    result, lines = quietly(small_config(dataset, tmp_path / "run", epochs=1, val_split="test"))
+    assert any("test: class 0 has 75.0% of the images, and always answering it is right as often" in x for x in lines)
+    (row,) = result.rows
+    scores = evaluate(tmp_path / "run", dataset, split="test", device="cpu", num_workers=0, precision="fp32")
+    assert row["val_balanced"] == pytest.approx(scores.balanced_top1) != row["val_top1"]
+    assert f"(balanced {row['val_balanced']:.2%})" in "\n".join(lines) + result.closing_lines()
+    with pytest.raises(UsageError, match="val_split test there, val asked for"):
+        quietly(small_config(dataset, tmp_path / "run", epochs=1, resume=True))
