@@ -48,6 +48,7 @@ def test_the_lesson_shows_each_trap_and_its_remedy(tmp_path, monkeypatch):
         "LESSON_EPOCHS": 2,
         "LESSON_WIDTH": 0.07,
         "LESSON_SECONDS": 0.2,
+        "LESSON_SWEEP": "0",
         "PYTHONPATH": EXAMPLES.parent,
         "JUPYTER_PLATFORM_DIRS": 1,
     }
@@ -55,7 +56,7 @@ def test_the_lesson_shows_each_trap_and_its_remedy(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(value))
     notebook = nbformat.read(LESSON, as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     text = "".join(o.get("text", "") for o in outputs)
@@ -73,7 +74,7 @@ def test_the_lesson_shows_each_trap_and_its_remedy(tmp_path, monkeypatch):
         assert words in text, words
     assert re.search(r"RuntimeError: DataLoader worker .* exited unexpectedly", text)
     assert re.search(r"It is \d, |they pay here", text)
-    assert text.count("images/s") > 3  # bench-loader's sentences
+    assert text.count("images/s") > 1  # bench-loader's sentences
     blown, kept = (re.search(rf"{re.escape(name)} .* loss (\S+)", text)[1] for name in ("N(0, 0.1)", "He"))
     assert float(blown) > 10 * float(kept)
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 5
