@@ -64,8 +64,10 @@ def _say_contradiction(row: Row, most: float) -> str:
 
 
 def _say_best(measured: Measured, best: Row) -> str:
+    """What was chosen, and how it stands to no workers and to the default."""
     spread = "" if best.spread is None else f" (repeats {percent(best.spread)} apart)"
-    sentence = f"Best setting: {best.setting}: {number(best.rate)} images/s{spread}"
+    lead = "Best setting" if _is_fastest(measured, best) else "Chosen, as the simplest setting that serves as well"
+    sentence = f"{lead}: {best.setting}: {number(best.rate)} images/s{spread}"
     zero = next((row for row in series_of(measured, best) if row.workers == 0), None)
     if zero is not None and zero is not best:
         sentence += f", {times(best.rate / zero.rate)} the {number(zero.rate)} of num_workers=0"
@@ -78,31 +80,40 @@ def _say_best(measured: Measured, best: Row) -> str:
             f"which reads as fast ({number(default.rate)})"
         )
     elif default is not None:
-        more = "more" if best.rate > default.rate else "less"
-        sentence += (
-            f"; that is {percent(abs(best.rate / default.rate - 1))} {more} than the default, auto, "
-            f"which takes {default.setting.backend} with {workers(default.workers)} ({number(default.rate)})"
-        )
+        if best.rate > default.rate:
+            sentence += (
+                f"; that is {percent(best.rate / default.rate - 1)} more than the default, auto, "
+                f"which takes {default.setting.backend} with {workers(default.workers)} ({number(default.rate)})"
+            )
+        else:
+            sentence += (
+                f"; the default, auto, takes {default.setting.backend} with {workers(default.workers)}, which reads "
+                f"{times(default.rate / best.rate)} as fast ({number(default.rate)})"
+            )
         ours, auto = training_rate(best, measured), training_rate(default, measured)
         if measured.demand is not None and abs(ours / auto - 1) <= tolerance(best, default):
             sentence += f", but training would not tell them apart ({number(ours)} and {number(auto)} images/s)"
     return sentence + "."
 
 
+def _is_fastest(measured: Measured, best: Row) -> bool:
+    return max(row.rate for row in loader_rows(measured)) <= best.rate * 1.005
+
+
 def _say_quicker(measured: Measured, best: Row) -> str | None:
-    """Why the highest figure of the table is not the one recommended."""
-    top = max(loader_rows(measured), key=lambda row: row.rate)
-    if top.rate <= best.rate * 1.005:
+    """Which setting is the fastest, by how much, and why it was not chosen."""
+    if _is_fastest(measured, best):
         return None
-    lead = f"{top.setting} reached {number(top.rate)}"
+    top = max(loader_rows(measured), key=lambda row: row.rate)
+    lead = f"The fastest is {top.setting}: {number(top.rate)}, {times(top.rate / best.rate)} as fast"
     if top.rate <= best.rate * (1 + tolerance(top, best)):
-        return f"{lead}, which lies within the spread, so the simpler setting is recommended."
+        return f"{lead}, which lies within the spread."
     gained = training_seconds(best, measured) / training_seconds(top, measured) - 1
     if training_rate(top, measured) <= training_rate(best, measured) * (1 + tolerance(top, best)):
-        return f"{lead}, but training would gain nothing from it, so the simpler setting is recommended."
+        return f"{lead}; training would gain nothing from it."
     if gained > 0:
         return f"{lead}; over {EPOCHS} epochs that would gain {percent(gained)}, no more than the spread."
-    return f"{lead}, but takes {seconds(top.start)} to its first batch, which {EPOCHS} epochs do not win back."
+    return f"{lead}; it takes {seconds(top.start)} to its first batch, which {EPOCHS} epochs do not win back."
 
 
 def _say_demand(measured: Measured, best: Row) -> str | None:
@@ -252,8 +263,9 @@ def _baseline_rows(measured: Measured) -> list[Row]:
 
 def _say_baseline(measured: Measured, best: Row) -> str | None:
     rows = _baseline_rows(measured)
+    failed = dict.fromkeys(row.status for row in measured.rows if row.backend == BASELINE and not row.ok)
     if not rows:
-        return None
+        return f"ImageFolder could not be measured: {'; '.join(failed)}." if failed else None
     top = max(rows, key=lambda row: row.rate)
     ratio = best.rate / top.rate
     verdict = f"packed, the best setting reads {times(ratio)} as fast" if ratio >= 1 else "packing gains nothing here"

@@ -141,14 +141,15 @@ def test_says_best_gain_and_default() -> None:
 
 
 def test_says_why_the_highest_figure_is_not_taken() -> None:
-    assert "4 workers, batch 128 reached 1,005, which lies within the spread" in said(
-        measured(row(2, 990), row(4, 1005))
+    assert (
+        "The fastest is torchvision, 4 workers, batch 128: 1,005, 1.02 times as fast, which lies within the spread"
+        in said(measured(row(2, 990), row(4, 1005)))
     )
     fed = measured(row(4, 8000), row(16, 21_000), environment=GPU, demand=6000)
-    assert "16 workers, batch 128 reached 21,000, but training would gain nothing from it" in said(fed)
+    assert "16 workers, batch 128: 21,000, 2.6 times as fast; training would gain nothing from it" in said(fed)
     short = replace(ENVIRONMENT, records=500)
     slow = measured(row(0, 500), row(4, 1500, first_batch_s=9.0), environment=short)
-    assert "reached 1,500, but takes 9.0 s to its first batch, which 10 epochs do not win back" in said(slow)
+    assert "1,500, 3 times as fast; it takes 9.0 s to its first batch, which 10 epochs do not win back" in said(slow)
 
 
 def test_device_slower_than_the_loader() -> None:
@@ -173,7 +174,12 @@ def test_loader_slower_than_the_device() -> None:
 
 def test_a_default_that_training_would_not_tell_apart() -> None:
     text = said(measured(row(0, 5000, busy=1.0), row(2, 9900, busy=2.0), demand=50))
-    assert "that is 49% less than the default, auto, which takes torchvision with 2 workers (9,900)" in text
+    assert "Chosen, as the simplest setting that serves as well: torchvision, no workers" in text
+    assert "the default, auto, takes torchvision with 2 workers, which reads 2 times as fast (9,900)" in text
+    assert (
+        "The fastest is torchvision, 2 workers, batch 128: 9,900, 2 times as fast; training would gain nothing" in text
+    )
+    assert "Best setting" not in text and "less than the default" not in text
     assert "but training would not tell them apart (49.5 and 49.7 images/s)" in text
 
 
@@ -443,3 +449,12 @@ def test_report_survives_its_json_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     # Nothing measured still gives a plot and a table: Ctrl-C may come at any time.
     draw(replace(report, measured=replace(m, rows=(), demand=None), recommendation=None), tmp_path / "empty.png")
+
+
+def test_a_baseline_that_failed_is_said() -> None:
+    from alexnet_fast.bench.results import BASELINE
+
+    broken = replace(row(2, 100, backend=BASELINE), measurements=(), status="failed: 2 of its files are no images")
+    assert "ImageFolder could not be measured: failed: 2 of its files are no images." in said(
+        measured(row(0, 500), row(2, 990), broken)
+    )
