@@ -13,7 +13,7 @@ from typing import Any
 from ..config import BenchConfig, LoaderConfig
 from ..dataset import read_dataset_info
 from ..errors import AlexNetFastError, UsageError, WorkerError
-from ..system import Child, ChildError, MemoryPeak
+from ..system import Child, ChildError, MemoryPeak, limit_behind
 from .measure import FolderConfig, measure_demand, measure_loader
 from .probe import Probe, dtype_of_training, probe
 from .report import Display, open_display, write_files
@@ -142,7 +142,7 @@ class Cell:
             self.status = str(error)
         except Exception as error:  # whatever a backend raises becomes the row's reason
             text = str(error).strip().splitlines()
-            self.status = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+            self.status = limit_behind(error) or f"{type(error).__name__}: {text[0] if text else 'no message'}"
         finally:
             self.took = time.monotonic() - begin
 

@@ -118,9 +118,15 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
         return "torchvision", "image_transform runs in its workers"
     reader = reader or _open_reader(config)
     size = common_size(reader)
+    short = ""
     if size is not None and max(size) <= _RESIDENT_SIDE:
         needed, free = resident_bytes(reader, size), free_memory(device)
-        if free is not None and needed <= MEMORY_SHARE / 2 * free:
+        if free is not None and needed > MEMORY_SHARE / 2 * free:
+            short = (
+                f"; resident would take {needed / 2**20:.0f} MiB, more than {MEMORY_SHARE / 2:.0%} of the "
+                f"{free / 2**20:.0f} MiB of memory free"
+            )
+        elif free is not None:
             return "resident", (
                 f"{len(reader)} images of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
                 f"of {free / 2**20:.0f} MiB free on {device}"
@@ -129,5 +135,5 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
         from .dali.loader import why_not
 
         reason = why_not(str(device))
-        return ("dali", "DALI decodes on the GPU") if reason is None else ("torchvision", reason)
-    return "torchvision", f"it is the fastest on {device}"
+        return ("dali", f"DALI decodes on the GPU{short}") if reason is None else ("torchvision", reason + short)
+    return "torchvision", f"it is the fastest on {device}{' of those that fit' if short else ''}{short}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Logs of long runs stay readable: a line no more often than this.
 _LINE_SECONDS = 10.0
+# Columns from which on a terminal has room for a long bar and the time that has gone by.
+_WIDE = 110
 
 
 class Progress(Protocol):
@@ -58,21 +61,28 @@ def progress_bar(label: str, *, file: TextIO | None = None) -> Iterator[Progress
         lines.finish()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
-    display = RichProgress(
+    console = Console(file=stream)
+    columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(40 if console.width >= _WIDE else 10),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if console.width >= _WIDE else []),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(file=stream),
-        transient=True,
-    )
+    ]
+    display = RichProgress(*columns, console=console, transient=True)
     with display:
         yield _Bar(label, display)
 
@@ -125,7 +135,16 @@ class _Bar:
     def note(self, text: str) -> None:
         if self._task is None:
             self._task = self._display.add_task(self._label, total=None, rate="", note=text)
-        self._display.update(self._task, note=text)
+        self._display.update(self._task, note=self._fitting(text))
+
+    def _fitting(self, text: str) -> str:
+        """As many of the note's whole words as the line has room for beside all else."""
+        assert self._task is not None
+        task = next(task for task in self._display.tasks if task.id == self._task)
+        total = "" if task.total is None else f"{task.total:,.0f}"
+        wide = self._display.console.width >= _WIDE
+        others = len(self._label) + 2 * len(total) + len(f" {self._unit}/s") + 9 + (58 if wide else 20)
+        return textwrap.shorten(text, max(4, self._display.console.width - others), placeholder=" ...")
 
 
 class _Lines:

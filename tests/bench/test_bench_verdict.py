@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast.bench import BenchReport, Row, Setting, read_report
-from alexnet_fast.bench.report import draw, markdown
+from alexnet_fast.bench.report import draw, live_table, markdown
 from alexnet_fast.bench.results import Demand, Environment, Measured, Measurement, Stages
 from alexnet_fast.bench.sentences import explain
 from alexnet_fast.bench.verdict import break_even, choose, training_rate
@@ -428,6 +429,28 @@ def test_what_packing_gains() -> None:
     assert "ImageFolder by number of worker processes: 0: 200, 2: 330 images/s." in text
     slow = [changed(r, open_s=3.9, first_batch_s=5.0) for r in folder]
     assert "Looking through its 100,000 files takes 3.9 s before it begins." in said(measured(row(2, 990), *slow))
+
+
+# -- on the terminal ---
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits_its_terminal_with_whole_words(width: int) -> None:
+    from rich.console import Console
+
+    rows = [
+        row(n, 123_456.0, backend=b, busy=15.7, peak_pss_mb=12_345.0, first_batch_s=12.34)
+        for b in ("imagefolder", "torchvision")
+        for n in (0, 16)
+    ]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(live_table([*rows, row(8, 1.0, status="hung: nothing happened for 120 s")], rows[0].setting, console))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert "imagefolder" in text and "123,456" in text and "12.34 s" in text and "12,345" in text and "15.7" in text
+    assert "now" in text and "failed" in text and "hung: nothing happened for 120 s" in text
+    # A column that is the same in all rows gives way first, and is said below.
+    assert ("batch 128, pin off" in text) == (width == 80)
 
 
 # -- files ---

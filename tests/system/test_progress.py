@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from alexnet_fast.system import NoProgress, progress_bar
+from alexnet_fast.system import NoProgress, can_redraw, progress_bar
 
 
 def test_plain_lines_end_with_what_was_done() -> None:
@@ -104,3 +105,57 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     assert "images/s" in text
     assert "left" in text
     assert "20/20" in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environment", "live"),
+    [
+        ({"TERM": "xterm-256color"}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": ""}, False),
+        # What a command that a notebook runs finds.
+        ({"TERM": "xterm-color", "GIT_PAGER": "cat", "CLICOLOR": "1"}, False),
+        ({"TERM": "xterm-color", "JPY_PARENT_PID": "17"}, False),
+        ({"TERM": "xterm-color"}, True),
+    ],
+)
+def test_only_a_terminal_whose_cursor_moves_is_drawn_on(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], live: bool
+) -> None:
+    for name in ("TERM", "GIT_PAGER", "JPY_PARENT_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out = Terminal()
+    assert can_redraw(out) == live
+    with progress_bar("packing", file=out) as progress:
+        progress.start(2)
+        progress.advance(2)
+    assert ("\x1b[" in out.getvalue()) == live
+    assert not can_redraw(None) and not can_redraw(io.StringIO())
+
+
+def test_a_bar_of_80_columns_holds_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("GIT_PAGER", raising=False)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    out = Terminal()
+    note = "loss 5.319, top-1 0.0%, waiting for data 0%"
+    with progress_bar("epoch 3/30", file=out) as progress:
+        progress.start(100_000)
+        time.sleep(0.2)
+        progress.advance(2000)
+        progress.note(note)
+        time.sleep(0.2)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip() for line in out.getvalue().splitlines()]
+    line = next(line for line in reversed(lines) if "loss" in line)
+    assert len(line) <= 80
+    assert "2000/100000" in line and "images/s left" in line and "…" not in line
+    shown = line[line.index("loss") :].removesuffix(" ...")
+    assert note.startswith(shown) and note[len(shown) : len(shown) + 1] in ("", " ")
