@@ -20,6 +20,7 @@ from .options import (
     SIZE,
     SWITCH,
     TEXT,
+    UP_TO_1,
     Kind,
     auto_or,
     check_options,
@@ -269,6 +270,7 @@ class TrainConfig:
         freeze: 'features': the convolutional layers keep their weights; 'none': all learn.
         precision: 'auto' takes bf16 where the device has it, else fp16 on CUDA, else fp32.
         backend, num_workers, pin_memory, device, seed: as in `LoaderConfig`.
+        hw_decoder_load: share of a batch for a GPU's JPEG engines, with backend dali; None: as `DaliLoader` has it.
         compile: whether the network goes through torch.compile; 'auto' means False.
         resume: go on from the newest checkpoint in run_dir.
         checkpoint_every: how often a checkpoint is written within an epoch: a number of steps, or a time such as '90s',
@@ -295,6 +297,7 @@ class TrainConfig:
     num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")
     pin_memory: bool | str = option("auto", on_off(auto="auto"), "Page-locked buffers; they matter with CUDA only.")
     val_split: str = option("val", TEXT, "Split that is validated after each epoch.", metavar="NAME", same_run=True)
+    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; with dali only.")
     compile: bool | str = option(False, on_off(auto=False), "torch.compile; auto is off.")
     device: str = option("auto", DEVICE, "Where to compute.")
     seed: int = option(0, whole(0, 2**63 - 1), "Of weights, order and crops.", same_run=True)
@@ -308,6 +311,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.hw_decoder_load is not None and self.backend != "dali":
+            raise UsageError(
+                f"--hw-decoder-load is for --backend dali, and the backend asked for is {self.backend}: give that one"
+            )
 
     @property
     def checkpoint_steps(self) -> int | None:
@@ -331,6 +338,7 @@ class BenchConfig:
         backends: None: those that run on the device.
         num_workers: None: 0, 1, 2, 4 ... up to the usable cores, and one step above.
         pin_memory: None: off and on where the device is CUDA, else off.
+        hw_decoder_load: share of a batch for a GPU's JPEG engines, of the dali backend; None: as `DaliLoader` has it.
         batch_sizes: of the loader.
         image_size: side, pixels.
         seconds: measuring time a cell, over all its repeats.
@@ -356,6 +364,7 @@ class BenchConfig:
     pin_memory: tuple[bool, ...] | None = option(
         None, several(on_off(auto=True), "on, off or auto", "on,off"), "Matters with CUDA only."
     )  # fmt: skip
+    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; of dali's rows.")
     batch_sizes: tuple[int, ...] = option(
         (128,), several(whole(1), "whole numbers from 1 up", "N,M"), "One or several.", flag="--batch-size"
     )  # fmt: skip

@@ -272,6 +272,11 @@ SIZE = Kind(
     parse=lambda text: parse_size(text), write=lambda size: size_words(size),
 )  # fmt: skip
 NUMBER_ABOVE_0 = Kind("a positive number", _above_0, "N", type=float)
+UP_TO_1 = Kind(
+    "a number from 0 to 1",
+    lambda value: _fits(isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1, value),
+    "X", type=float,
+)  # fmt: skip
 INTERVAL = Kind(
     "a number of steps, a time such as 90s, 10m or 1h, or epoch", _interval, "STEPS|TIME|epoch",
     parse=str, write=lambda every: "epoch" if every is None else str(every), none=True,

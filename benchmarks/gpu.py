@@ -1,24 +1,23 @@
-"""Data on a GPU: the loader alone, the step alone, training end to end, and whether the pixels can be trusted.
+"""Everything that a GPU is to be asked, in one command that needs no network: prepare, receive, run.
 
-    python benchmarks/gpu.py --source IMAGES --work WORK --out benchmarks/results/gpu-NAME.json [--sections a,b]
-    python benchmarks/gpu.py --source IMAGES --work WORK --out OUT.json --small      (no GPU: the logic, on the CPU)
+    python benchmarks/gpu.py prepare --tiny TINY --images IMAGES --out build/gpu-kit      where there is a network
+    python benchmarks/gpu.py receive PIECE --kit KIT                                      on the machine with the GPU
+    python benchmarks/gpu.py run --kit KIT --out OUT [--budget SECONDS]
+    python benchmarks/gpu.py run --dry-run --out OUT                                      no GPU: the same cells, tiny
 
-IMAGES is a folder or an archive that `alexnet-fast pack` takes, of full-size images: some hundred are enough, since
-they are written --copies times. Two data sets are made of them in WORK: as they are, and with the shorter side at 256.
+`prepare` makes pieces of at most 60 MiB: DALI and what else PyTorch's own environment lacks, for Python 3.12 and one
+GPU architecture; this package with its compiled code; TINY (Tiny ImageNet in any form that `pack` takes) packed whole;
+IMAGES (a folder of class folders, or of files WNID_anything) packed as they are and at a longest side of 375. It prints
+the commands to give on the other machine.
 
-Sections, each written to OUT as soon as it is measured:
+`run` works through cells in order of worth (gpu_plan.py): whether everything imports and the doctor agrees; the tests
+marked gpu; Tiny ImageNet to 60% top-1; whether DALI's pixels can be trusted; training from JPEGs; the synthetic ceiling
+of the networks; peers; host synchronisations; bench-loader; loaders alone. Each cell runs in a process of its own, so
+one that crashes costs its row. OUT/gpu.json is written after each cell; begun again, `run` goes on where it stopped,
+and a table stands in OUT/gpu.md at the end. A cell whose data, GPU or package is not there is left out, with the
+reason, and done when it has come.
 
-    pixels    the same batches decoded again and again while the GPU is kept busy, compared by hash; and with the CPU's
-              pixels. nvJPEG's hardware engines were reported to write before earlier work on their stream has run
-              (meta-pytorch/torchcodec, pull request 1634), so a share above 0 counts only where this finds nothing.
-    step      the trainer's step alone on one resident batch, by batch size.
-    train     the same step fed by each loader: images/s, its share of the step alone, and how long the GPU waited.
-    loader    images/s of the DALI backend by region decoding, share of the engines, entropy decoding, chroma,
-              threads, batch, and batches prepared ahead.
-    commands  `train` and `bench-loader` with --backend dali, as typed.
-
-A cell that fails or crashes costs its row and no more: each runs in a process of its own (gpu_cells.py). A run that was
-stopped, or that came to the end of --budget, goes on where OUT ends when it is begun again with the same settings.
+A dry run shows that the cells work, on a CPU with DALI's CPU operators. Its figures say nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -26,270 +25,259 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime, timezone
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from gpu_tables import line_of, summary
+import gpu_cells
+import gpu_data
+import gpu_kit
+import gpu_plan
+from gpu_tables import line_of, table
 
-SECTIONS = ("pixels", "step", "train", "loader", "commands")
-LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
-CELLS = Path(__file__).with_name("gpu_cells.py")
-
-
-def cells_of(section: str, base: dict[str, Any], data: dict[str, Path], small: bool) -> Iterator[dict[str, Any]]:
-    """The cells of a section: settings around one centre, one thing varied at a time; what matters most comes first."""
-    loads = LOADS[:1] if small else LOADS
-    if section == "pixels":
-        for region in (True, False):
-            for options in [{"hw_decoder_load": load} for load in ((0.0,) if small else (0.0, 0.5, 1.0))] + [
-                {"fancy_upsampling": True}
-            ]:
-                how = {"region": region, "hw_decoder_load": 0.0, **options}
-                yield base | {"data": "full", "options": how, "rounds": 3 if small else 8, "batches": 4}
-    elif section == "step":
-        for batch in (base["batch_size"],) if small else (1024, 256, 512, 2048, 128):
-            yield base | {"data": "full", "batch_size": batch}
-        if not small:
-            yield base | {"data": "full", "compile": True}
-    elif section == "train":
-        for name in data:
-            yield base | {"data": name}
-            for load in loads[1:]:
-                yield base | {"data": name, "options": {"region": False, "hw_decoder_load": load}}
-            for prefetch in (1,) if small else (1, 4):
-                yield base | {"data": name, "prefetch": prefetch}
-            yield base | {"data": name, "backend": "torchvision"}
-    elif section == "loader":
-        cores = base["threads"]
-        for name in data:
-            for region in (True, False):
-                for load in loads:
-                    yield base | {"data": name, "options": {"region": region, "hw_decoder_load": load}}
-            yield base | {"data": name, "options": {"fancy_upsampling": True}}
-            for threshold in () if small else (0, 100_000):
-                yield base | {"data": name, "options": {"huffman_threshold": threshold}}
-            for threads in sorted({1, max(1, cores // 2)} - {cores}):
-                yield base | {"data": name, "threads": threads}
-            for batch in () if small else (256, 512, 2048):
-                yield base | {"data": name, "batch_size": batch}
-            yield base | {"data": name, "prefetch": 1 if small else 4}
-            yield base | {"data": name, "backend": "torchvision"}
-    else:
-        steps = "3" if small else "50"
-        yield base | {
-            "data": "full",
-            "command": "train",
-            "words": ["--model", base["model"], "--max-steps", steps, "--epochs", "1000", "--run-dir", "FOLDER"],
-        }
-        words = ["--num-workers", f"1,{base['threads']}", "--seconds", str(base["seconds"]), "--out", "FOLDER"]
-        words += ["--model", "none"] if small else []
-        yield base | {"data": "full", "command": "bench-loader", "words": words}
+ROOT = Path(__file__).resolve().parent.parent
+_STOP_SECONDS = 25  # that a stopped cell has for its checkpoint
+_RECKONED = 90  # seconds that must be left for a cell that cannot go on where it was stopped
 
 
-def run_cell(section: str, cell: dict[str, Any]) -> dict[str, Any]:
-    """What the cell's process says, or how it ended."""
-    limit = 120 + 3 * (cell["turns"] + 1) * cell["seconds"]
-    try:
-        done = subprocess.run(
-            [sys.executable, str(CELLS), section],
-            input=json.dumps(cell),
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"status": f"hung: no answer in {limit:.0f} s"}
-    if done.returncode < 0:
-        return {"status": f"crashed with signal {-done.returncode}"}
-    if done.returncode:
-        return {"status": "failed: " + (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]}
-    return {"status": "ok", **json.loads(done.stdout.strip().splitlines()[-1])}
+class Runner:
+    """Runs cells, each in a process forked from one that has imported PyTorch: on a cold machine that takes seconds."""
 
+    def __init__(self, out: Path) -> None:
+        self._answers = out / "cells"
+        self._answers.mkdir(parents=True, exist_ok=True)
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(["torch", "torchvision", "numpy", "alexnet_fast.cli", "gpu_cells"])
 
-def prepare(source: Path, work: Path, copies: int, limit: int | None) -> dict[str, Path]:
-    """The two data sets, made where they are not there; each image `copies` times under its own record."""
-    from alexnet_fast import pack
-    from alexnet_fast.dataset import (
-        ClassInfo,
-        DatasetInfo,
-        ShardReader,
-        ShardWriter,
-        SplitInfo,
-        shard_name,
-        write_dataset_info,
-    )
-
-    made = {}
-    for name, shorter in (("full", None), ("shorter-256", 256)):
-        target = made[name] = work / f"{name}-x{copies}"
-        if (target / "dataset.json").exists():
-            continue
-        once = work / f"{name}-once"
-        info = pack(source, once, splits=["train"], resize_shorter=shorter, limit=limit, overwrite=once.exists())
-        reader = ShardReader(once, "train")
-        target.mkdir(parents=True, exist_ok=True)
-        shards = []
-        for i in range(copies):
-            with ShardWriter(target, shard_name("train", i, copies)) as writer:
-                for record in range(len(reader)):
-                    row = reader.index[record]
-                    writer.add(
-                        bytes(reader.read(record)),
-                        label=int(row["label"]),
-                        width=int(row["width"]),
-                        height=int(row["height"]),
-                        key=reader.key(record),
-                    )
-                shards.append(writer.finish())
-        split = SplitInfo(
-            records=sum(s.records for s in shards),
-            bytes=sum(s.bytes for s in shards),
-            labelled=True,
-            shards=tuple(shards),
-        )
-        classes = tuple(ClassInfo(index=c.index, wnid=c.wnid, name=c.name) for c in info.classes)
-        write_dataset_info(target, DatasetInfo(classes=classes, splits={"train": split}, packing={"copies": copies}))
-    return made
-
-
-def describe_data(dataset: Path) -> dict[str, Any]:
-    import numpy as np
-
-    from alexnet_fast import ShardReader
-
-    index = ShardReader(dataset, "train").index
-    area = index["width"].astype(np.float64) * index["height"]
-    return {
-        "records": len(index),
-        "mean_bytes": round(float(index["length"].mean())),
-        "mean_megapixels": round(float(area.mean()) / 1e6, 3),
-    }
-
-
-def environment(device: str) -> dict[str, Any]:
-    """The machine and the versions; `gpu` is None where the figures are a CPU's."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    from alexnet_fast.system import cpu_name, usable_cores
-
-    versions = {}
-    for name in (
-        "torch",
-        "nvidia-dali-cuda120",
-        "nvidia-dali-cuda130",
-        "nvidia-nvimgcodec-cu12",
-        "nvidia-nvimgcodec-cu13",
-    ):
+    def __call__(self, name: str, kind: str, cell: dict[str, Any], limit: float) -> dict[str, Any]:
+        """What the cell's process says, or how it ended."""
+        answer = self._answers / f"{name}.json"
+        answer.unlink(missing_ok=True)
+        process = self._context.Process(target=gpu_cells.perform, args=(kind, cell, str(answer)))
+        begin = time.monotonic()
+        process.start()
         try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    gpu = None
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(0)
-        driver = Path("/sys/module/nvidia/version")
-        gpu = {
-            "name": properties.name,
-            "memory_gib": round(properties.total_memory / 2**30, 1),
-            "driver": driver.read_text().strip() if driver.exists() else "unknown",
-        }
-    return {"device": device, "gpu": gpu, "cpu": cpu_name(), "cores": usable_cores(), "versions": versions}
+            process.join(limit)
+            hung = process.is_alive()
+            if hung:
+                os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
+                process.join(_STOP_SECONDS)
+        finally:
+            if process.is_alive():
+                process.kill()
+            _end_group(process.pid)
+            process.join()
+        seconds = round(time.monotonic() - begin, 1)
+        if answer.exists():
+            found: dict[str, Any] = json.loads(answer.read_text())
+        elif hung:
+            found = {"status": f"hung: no answer in {limit:.0f} s"}
+        elif (process.exitcode or 0) < 0:
+            found = {"status": f"crashed with {signal.Signals(-process.exitcode).name}"}  # type: ignore[operator]
+        else:
+            found = {"status": f"ended with exit code {process.exitcode} and no answer"}
+        return {**found, "seconds": seconds}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--copies", type=int, default=40, help="records of each image")
-    parser.add_argument("--limit", type=int, help="of different images")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=1024)
-    parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no further cell is begun")
-    parser.add_argument("--small", action="store_true", help="a few small cells, on the CPU where there is no GPU")
-    chosen = parser.parse_args()
-    wrong = set(chosen.sections.split(",")) - set(SECTIONS)
-    if wrong:
-        parser.error(f"sections are {', '.join(SECTIONS)}; not {', '.join(sorted(wrong))}")
-    measure(chosen, parser)
+def _end_group(pid: int | None) -> None:
+    """End what the cell has left running; it leads a process group of its own."""
+    if pid is not None:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
 
 
-def measure(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    import torch
+def missing(cell: gpu_plan.Cell, facts: dict[str, Any], data: dict[str, Path]) -> str | None:
+    """Why a cell cannot be measured here, None where it can."""
+    if cell.cuda and not facts["device"].startswith("cuda"):
+        return "it needs a CUDA GPU"
+    if cell.dali and facts["dali"] is not None:
+        return facts["dali"]
+    if cell.module is not None and find_spec(cell.module) is None:
+        return f"{cell.module} is not installed"
+    if cell.data is not None and cell.data not in data:
+        return f"its data set, {cell.data}, is not here"
+    return None
 
-    from alexnet_fast.loaders.dali.loader import why_not
-    from alexnet_fast.system import usable_cores
 
+def run(chosen: argparse.Namespace) -> int:
     begun = time.monotonic()
-    cuda = torch.cuda.is_available()
-    if not cuda and not chosen.small:
-        parser.error("torch finds no CUDA GPU here: add --small to run a few small cells on the CPU instead")
-    device = "cuda:0" if cuda else "cpu"
-    if (reason := why_not(device)) is not None:
-        parser.error(reason)
-    base: dict[str, Any] = {
-        "device": device,
-        "dtype": "bfloat16",
-        "model": chosen.model,
-        "batch_size": 32 if chosen.small and not cuda else chosen.batch_size,
-        "image_size": 64 if chosen.small and not cuda else 224,
-        "threads": usable_cores(),
-        "seconds": min(chosen.seconds, 0.5) if chosen.small else chosen.seconds,
-        "turns": 2 if chosen.small else chosen.turns,
-        "options": {},
-    }
-    data = prepare(chosen.source, chosen.work, 2 if chosen.small else chosen.copies, chosen.limit)
+    out: Path = chosen.out
+    out.mkdir(parents=True, exist_ok=True)
+    kit: Path | None = chosen.kit
+    _use_packages(kit)
+    runner = Runner(out)
+    facts = runner("facts", "facts", {}, 300)
+    if facts["status"] != "ok":
+        raise gpu_kit.KitError(
+            f"this machine's facts cannot be had ({facts['status']}): see {out}/cells/facts.json.log", 1
+        )
+    dry = chosen.dry_run
+    if not dry and not facts["device"].startswith("cuda"):
+        raise gpu_kit.KitError("PyTorch finds no CUDA GPU here: add --dry-run for the same cells at a tiny scale")
+    scale = gpu_plan.dry_scale(facts["cores"]) if dry else gpu_plan.full_scale(facts["cores"])
+    data = gpu_data.dry_data(out / "data") if dry else gpu_data.kit_data(kit, scale.copies)
+    result = _go_on(out, facts, scale, dry, kit)
+    left_out = result["left_out"] = {}
+    shared = {
+        "device": facts["device"] if not dry else "cpu", "cores": facts["cores"], "batch_size": scale.batch_size,
+        "image_size": scale.image_size, "width": scale.width, "seconds": scale.seconds, "turns": scale.turns,
+        "scratch": str((out / "runs").resolve()),
+    }  # fmt: skip
+    (out / "runs").mkdir(exist_ok=True)
+    for cell in gpu_plan.cells(scale):
+        if chosen.only and not any(cell.name.startswith(prefix) for prefix in chosen.only.split(",")):
+            continue
+        done = next((row for row in result["rows"] if row["cell"] == cell.name), None)
+        if done is not None and (done["status"] == "ok" or not chosen.retry):
+            continue
+        reason = missing(cell, facts, data)
+        if reason is not None:
+            left_out[cell.name] = reason
+            continue
+        left = chosen.budget - (time.monotonic() - begun) - _STOP_SECONDS
+        if left < (20 if cell.resumes else min(cell.limit, _RECKONED)):
+            print(f"stopped at --budget before {cell.name}; the same command goes on from here", flush=True)
+            _write(out, result)
+            return 0
+        settings = {**shared, "name": cell.name, **cell.settings}
+        if cell.data is not None:
+            settings["dataset"] = str(data[cell.data])
+        if cell.name == "imports":
+            settings["datasets"] = {name: str(path) for name, path in data.items()}
+        row = runner(cell.name, cell.section, settings, min(cell.limit, left))
+        if (row["status"].startswith("stopped") or row["status"].startswith("hung")) and left < cell.limit:
+            print(f"{cell.name} was stopped at --budget; the same command goes on from here", flush=True)
+            _write(out, result)
+            return 0
+        result["rows"] = [known for known in result["rows"] if known["cell"] != cell.name]
+        result["rows"].append({"section": cell.section, "cell": cell.name, "settings": cell.settings, **row})
+        print(line_of(result["rows"][-1]), flush=True)
+        _write(out, result)
+    _write(out, result)
+    (out / "gpu.md").write_text(table(result) + "\n")
+    print("\n" + table(result))
+    return 0
+
+
+def _use_packages(kit: Path | None) -> None:
+    """Put the kit's packages, or else this tree, before all others, here and in every process started from here."""
+    site = (kit / "site").resolve() if kit is not None and (kit / "site").is_dir() else ROOT
+    before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), *before])
+    sys.path.insert(1, str(site))
+
+
+def _go_on(out: Path, facts: dict[str, Any], scale: gpu_plan.Scale, dry: bool, kit: Path | None) -> dict[str, Any]:
+    """The result so far, or a new one."""
+    environment = {key: value for key, value in facts.items() if key not in ("status", "seconds")}
     result: dict[str, Any] = {
-        "kind": ("small " if chosen.small else "") + ("GPU run" if cuda else "CPU run"),
-        "note": "" if cuda else "A dry run: small cells on a CPU show that the script runs, and nothing of a GPU.",
+        "format": 2,
+        "kind": "dry run" if dry else "GPU run",
         "begun": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "environment": environment(device),
-        "settings": base,
-        "data": {name: describe_data(path) for name, path in data.items()},
+        "environment": environment,
+        "scale": asdict(scale),
+        "sources_as_packed": _same_sources(kit),
         "rows": [],
     }
-    for name, about in result["data"].items():
-        if about["records"] < base["batch_size"]:
-            parser.error(f"{about['records']} records of {name} make no batch of {base['batch_size']}: add --copies")
-    same = ("kind", "environment", "settings", "data")
-    if chosen.out.exists():
-        known = json.loads(chosen.out.read_text())
-        if all(known.get(key) == result[key] for key in same):
-            result["rows"] = [row for row in known["rows"] if row["status"] == "ok"]
-    for section in chosen.sections.split(","):
-        for cell in cells_of(section, base, data, chosen.small):
-            varied = {k: v for k, v in cell.items() if base.get(k) != v}
-            if any((row["section"], row["cell"]) == (section, varied) for row in result["rows"]):
-                continue
-            if time.monotonic() - begun > chosen.budget:
-                print("stopped at --budget; the same command goes on from here", flush=True)
-                return
-            found = run_cell(section, cell | {"dataset": str(data[cell["data"]])})
-            row = {"section": section, "cell": varied, **found}
-            result["rows"].append(row)
-            print(line_of(row), flush=True)
-            write(chosen.out, result)
-    print("\n" + summary(result))
+    path = out / "gpu.json"
+    if path.exists():
+        known = json.loads(path.read_text())
+        machine = ("gpu", "cpu", "device")
+        if known.get("kind") != result["kind"] or any(
+            known["environment"].get(key) != environment.get(key) for key in machine
+        ):
+            raise gpu_kit.KitError(f"{path} holds results of another machine or kind of run: give another --out")
+        result["rows"], result["begun"] = known["rows"], known["begun"]
+    return result
 
 
-def write(path: Path, result: dict[str, Any]) -> None:
+def _same_sources(kit: Path | None) -> bool | None:
+    """Whether the kit's package was built from the sources of this tree; None without a kit."""
+    if kit is None or not (kit / gpu_kit.MANIFEST).exists():
+        return None
+    same = gpu_kit.read_manifest(kit)["sources"] == gpu_kit.source_digest(ROOT / "alexnet_fast")
+    if not same:
+        print("note: the kit's package is of other sources than this tree: what runs is the kit's", flush=True)
+    return bool(same)
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
     """In one step, so that an ended run leaves the rows it has."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(aside, path)
+    aside = out / ".gpu.json.tmp"
+    aside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(aside, out / "gpu.json")
+
+
+def prepare(chosen: argparse.Namespace) -> int:
+    if not 1 <= chosen.piece_mib <= 60:
+        raise gpu_kit.KitError(f"--piece-mib is from 1 to 60, got {chosen.piece_mib}")
+    for path in (chosen.tiny, chosen.images):
+        if path is not None and not path.exists():
+            raise gpu_kit.KitError(f"{path} is not there")
+    sys.path.insert(1, str(ROOT))
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    kit = gpu_kit.prepare(
+        chosen.out, tiny=chosen.tiny, images=chosen.images, most=chosen.piece_mib << 20, dali=not chosen.without_dali,
+        capability=chosen.capability,
+    )  # fmt: skip
+    total = sum(piece["bytes"] for piece in kit["pieces"])
+    print(f"{len(kit['pieces'])} pieces, {total / 2**20:.0f} MiB, in {chosen.out}")
+    print(
+        f"\nCarry {gpu_kit.MANIFEST} and one piece after another into a checkout of this tree on the machine with the "
+        "GPU, to the same places. Give there, in this order:\n"
+    )
+    for line in gpu_kit.commands(kit, chosen.out):
+        print(f"  {line}")
+    print("\nGive the last one again until it ends with a table. Bring back gpu-out/gpu.json and gpu-out/gpu.md.")
+    return 0
+
+
+def receive(chosen: argparse.Namespace) -> int:
+    whole: list[str] = []
+    for piece in chosen.pieces:
+        whole = gpu_kit.receive(piece, chosen.kit)
+        print(f"{piece.name}: sound; complete so far: {', '.join(whole) or 'nothing'}", flush=True)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    making = actions.add_parser("prepare", help="make the pieces that travel; needs a network")
+    making.add_argument("--tiny", type=Path, help="Tiny ImageNet, in any form that `pack` takes")
+    making.add_argument("--images", type=Path, help="full-size images")
+    making.add_argument("--out", type=Path, default=Path("build/gpu-kit"))
+    making.add_argument("--piece-mib", type=int, default=58, help="the most of one piece, up to 60")
+    making.add_argument("--capability", type=int, default=90, help="of the GPU, times ten: 90 for H100 and H200")
+    making.add_argument("--without-dali", action="store_true")
+    making.set_defaults(do=prepare)
+    getting = actions.add_parser("receive", help="check and unpack pieces that have arrived")
+    getting.add_argument("pieces", type=Path, nargs="+")
+    getting.add_argument("--kit", type=Path, required=True, help="folder to put together")
+    getting.set_defaults(do=receive)
+    running = actions.add_parser("run", help="measure, in order of worth")
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--kit", type=Path, help="what `receive` has put together")
+    running.add_argument("--budget", type=float, default=1e9, help="seconds after which it ends, to be begun again")
+    running.add_argument("--dry-run", action="store_true", help="the same cells at a tiny scale, on the CPU")
+    running.add_argument("--only", help="names of cells, or how they begin, with commas")
+    running.add_argument("--retry", action="store_true", help="also cells that have failed before")
+    running.set_defaults(do=run)
+    chosen = parser.parse_args()
+    try:
+        return int(chosen.do(chosen))
+    except gpu_kit.KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -335,6 +335,8 @@ class _Session:
                 **values,  # type: ignore[arg-type]
             )  # fmt: skip
         else:
+            if setting.backend == "dali" and c.hw_decoder_load is not None:
+                options = {**options, "hw_decoder_load": c.hw_decoder_load}
             config = self._loader(backend=setting.backend, dtype=e.dtype, options=options, **values)
         most = max(c.batch_sizes)
         return Cell(

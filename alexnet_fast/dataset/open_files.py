@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..errors import DamagedDataError
-from ..system import storage_error
+from ..system import open_binary, storage_error
 from .manifest import MANIFEST
 
 
@@ -24,17 +24,6 @@ class DataFile(NamedTuple):
     fleeting: bool = False
 
 
-if hasattr(os, "pread"):
-    read_at = os.pread
-else:  # Windows has no read at a place that leaves the file's own position alone
-    _seek_lock = threading.Lock()
-
-    def read_at(descriptor: int, size: int, offset: int) -> bytes:
-        with _seek_lock:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            return os.read(descriptor, size)
-
-
 class OpenFile:
     """A file descriptor that lives as long as somebody reads from it: dropping it from the pool is always safe."""
 
@@ -42,7 +31,7 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.descriptor = open_binary(path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound here: at exit `os` may be gone first
         if self.descriptor >= 0:

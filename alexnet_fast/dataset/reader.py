@@ -34,7 +34,7 @@ import numpy.typing as npt
 from ..config import CACHE_BYTES
 from ..errors import DamagedDataError
 from ..options import is_url
-from ..system import storage_error
+from ..system import read_at, storage_error
 from .cache import ShardCache, default_cache
 from .datum import datum_frame, decode_datum
 from .index import IndexArray, index_dtype, read_index
@@ -43,7 +43,7 @@ from .manifest import (
     ShardInfo,
     read_dataset_info,
 )
-from .open_files import DataFile, open_files, read_at
+from .open_files import DataFile, open_files
 from .seek import SeekIndex
 
 UNLABELLED = -1

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamagedDataError
-from ..system import storage_error
+from ..system import read_at, storage_error
 from .manifest import ShardInfo
-from .open_files import read_at
 
 _MAGIC = b"AFSEEK\0\1"
 _HEAD = struct.Struct("<8s32sI")  # magic, SHA-256 of the shard's index, records

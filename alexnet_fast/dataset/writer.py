@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DamagedDataError, StorageError, UsageError
-from ..system import file_sha256, storage_error, sync_folder
+from ..system import file_sha256, read_at, storage_error, sync_folder
 from .datum import datum_frame, datum_frame_sizes, encode_datum
 from .index import IndexArray, index_dtype, load_index
 from .lmdb_pages import value_places
 from .manifest import MAX_RECORDS_PER_SHARD, ShardInfo
-from .open_files import read_at
 from .seek import seek_bytes, seek_path
 
 if TYPE_CHECKING:

@@ -7,15 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from ..config import LoaderConfig
 from ..dataset import ClassInfo, DatasetInfo, read_dataset_info
 from ..errors import UsageError
 from ..images import eval_resize
 from ..loaders import open_loader
 from ..models import choose_precision
-from ..system import choose_device, follow_usable_cores, progress_bar
+from ..system import choose_device, follow_usable_cores, memory_format, progress_bar, use_device
 from ..training import TTA, Ranks, load_run, score
 from .result import EvalResult
 
@@ -55,8 +53,9 @@ def evaluate(
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     follow_usable_cores()
     place = choose_device(device)
+    use_device(place)
     numbers = choose_precision(precision, place)
-    model = loaded.model.to(place).to(memory_format=torch.channels_last)
+    model = loaded.model.to(place).to(memory_format=memory_format(place))
     config = LoaderConfig(
         dataset=dataset, split=split, train=False, backend=backend, batch_size=batch_size, num_workers=num_workers,
         image_size=loaded.image_size, device=str(place), dtype=numbers.dtype,

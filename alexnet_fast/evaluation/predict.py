@@ -182,7 +182,7 @@ def predict(
     import torch
 
     from ..images import finish_batch
-    from ..system import choose_device, follow_usable_cores
+    from ..system import choose_device, follow_usable_cores, memory_format, use_device
     from ..training import load_run
 
     if top < 1:
@@ -192,7 +192,8 @@ def predict(
     names = class_names(loaded)
     follow_usable_cores()
     place = choose_device(device)
-    model = loaded.model.to(place).to(memory_format=torch.channels_last)
+    use_device(place)
+    model = loaded.model.to(place).to(memory_format=memory_format(place))
     predictions: list[Prediction] = []
     vectors: list[torch.Tensor] = []
     unreadable: list[tuple[Path | str, str]] = []
@@ -209,7 +210,11 @@ def predict(
                     unreadable.append((path, str(error)))
             if not read:
                 continue
-            hidden = model.hidden(finish_batch(torch.stack(pixels).to(place), None, torch.float32))
+            hidden = model.hidden(
+                finish_batch(torch.stack(pixels).to(place), None, torch.float32).contiguous(
+                    memory_format=memory_format(place)
+                )
+            )
             vectors += [hidden.float().cpu()] if features else []
             shares = torch.softmax(model.classifier[-1](hidden).float(), 1)
             best = shares.topk(min(top, shares.shape[1]), dim=1)

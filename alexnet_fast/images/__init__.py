@@ -10,7 +10,6 @@ from .augment import (
     draw_flips,
     finish_batch,
     normalise_planes,
-    resampling_matrix,
     sample_crops,
     sample_flips,
     uniform,
@@ -26,6 +25,7 @@ from .crop import (
     image_tensor,
     output_array,
 )
+from .device_augment import draw_on_device, resampling_matrix
 from .geometry import CropPlan, EvalGeometry, eval_resize, plan_eval, plan_train
 from .jpeg import as_eight_bits, check, prepare
 from .native import compiled_code
@@ -49,6 +49,7 @@ __all__ = [
     "compiled_code",
     "draw_crops",
     "draw_flips",
+    "draw_on_device",
     "eval_resize",
     "find_row_starts",
     "finish_batch",

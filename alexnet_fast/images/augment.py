@@ -26,8 +26,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
-_TRIES = 10
-_FLIP_STREAM = 1000
+TRIES = 10
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, as in SplitMix64
+FLIP_STREAM = 1000
 
 CropArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -45,15 +46,21 @@ def _mix(x: UInt64Array) -> UInt64Array:
 
 def uniform(seed: int, epoch: int, records: npt.ArrayLike, stream: int) -> FloatArray:
     """One number in [0, 1) for each record, a function of (seed, epoch, record, stream) alone; float64."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
+    key = np.array([hash_key(seed, epoch, stream)], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        bits = _mix(_mix(np.asarray(records).astype(np.uint64) * np.uint64(GOLDEN) + key) + key)
+    numbers: FloatArray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
+
+
+def hash_key(seed: int, epoch: int, stream: int) -> int:
+    """The 64-bit word by which the numbers of one seed, epoch and stream differ from others'."""
     mask = 2**64 - 1
     with np.errstate(over="ignore"):
         key = np.array([seed & mask], dtype=np.uint64)
         for word in (epoch, stream):
-            key = _mix(key + golden + np.uint64(word & mask) * np.uint64(0xD1B54A32D192ED03))
-        bits = _mix(_mix(np.asarray(records).astype(np.uint64) * golden + key) + key)
-    numbers: FloatArray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
+            key = _mix(key + np.uint64(GOLDEN) + np.uint64(word & mask) * np.uint64(0xD1B54A32D192ED03))
+    return int(key[0])
 
 
 def sample_crops(
@@ -79,10 +86,10 @@ def sample_crops(
     """
     records = np.asarray(records)
     h, w = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
-    boxes = _centred_boxes(h, w, aspect)
+    boxes = centred_boxes(h, w, aspect)
     open_ = np.arange(len(records))
     low, high = math.log(aspect[0]), math.log(aspect[1])
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         if not len(open_):
             break
         draw = [uniform(seed, epoch, records[open_], 4 * attempt + i) for i in range(4)]
@@ -97,7 +104,8 @@ def sample_crops(
     return boxes.astype(np.int32)
 
 
-def _centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspect: tuple[float, float]) -> FloatArray:
+def centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspect: tuple[float, float]) -> FloatArray:
+    """The largest centred boxes within `aspect`: float64 (n, 4)."""
     ratio = w / h
     crop_w = np.where(ratio > aspect[1], np.rint(h * aspect[1]), w)
     crop_h = np.where(ratio < aspect[0], np.rint(w / aspect[0]), h)
@@ -107,7 +115,7 @@ def _centred_boxes(h: npt.NDArray[np.float64], w: npt.NDArray[np.float64], aspec
 
 def sample_flips(seed: int, epoch: int, records: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which images are mirrored left to right, with probability one half each: bool (n,)."""
-    return uniform(seed, epoch, records, _FLIP_STREAM) < 0.5
+    return uniform(seed, epoch, records, FLIP_STREAM) < 0.5
 
 
 def draw_crops(
@@ -137,30 +145,6 @@ def draw_flips(augmentation: Augmentation, seed: int, epoch: int, records: npt.A
         return sample_flips(seed, epoch, records)
     # As in airbench (Jordan 2024): random once, then the other side each epoch.
     return sample_flips(seed, 0, records) ^ bool(epoch % 2)
-
-
-def resampling_matrix(
-    start: FloatArray, scale: FloatArray, low: FloatArray, high: FloatArray, size: int, length: int
-) -> npt.NDArray[np.float32]:
-    """Weights of the antialiased bilinear filter along one axis, as torch's and Pillow's: a triangle as wide as the
-    scale where it shrinks, and one source pixel wide where it enlarges.
-
-    Args:
-        start: (n,) source position of the output's edge, pixels. scale: (n,) source pixels per output pixel.
-        low, high: (n,) source pixels from `low` up to but not including `high` count, the rest weigh nothing.
-        size, length: output and source pixels.
-
-    Returns:
-        float32 (n, size, length); every row adds up to 1.
-    """
-    centres = start[:, None] + (np.arange(size) + 0.5) * scale[:, None]
-    reach = np.maximum(scale, 1.0)[:, None, None]
-    places = np.arange(length)
-    weights = 1 - np.abs(places + 0.5 - centres[:, :, None]) / reach
-    np.maximum(weights, 0, out=weights)
-    weights *= ((places >= low[:, None]) & (places < high[:, None]))[:, None, :]
-    weights /= weights.sum(axis=2, keepdims=True)
-    return weights.astype(np.float32)
 
 
 def normalise_planes(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
 
+# What `auto` reckons with on CUDA, full-size ImageNet images a second. The host's are about what a core decoded here;
+# DALI's are estimates, to be settled by the first run of benchmarks/gpu.py on a GPU.
+_HOST_PER_WORKER = 1000
+_HOST_PER_WORKER_LIBRARIES = 740
+_DALI_PER_THREAD = 1500
+_DALI_PER_GPU = 12_000
 # The largest images, pixels a side, that `auto` keeps on the device: larger ones are rarely of one size, and a crop
 # costs as much as the whole image there.
 _RESIDENT_SIDE = 128
@@ -108,7 +114,7 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
     Raises:
         UsageError, DamagedDataError: as `open_loader`.
     """
-    from ..system import choose_device
+    from ..system import choose_device, worker_count
     from .resident import MEMORY_SHARE, common_size, free_memory, resident_bytes
 
     device = choose_device(config.device)
@@ -135,5 +141,32 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
         from .dali.loader import why_not
 
         reason = why_not(str(device))
-        return ("dali", f"DALI decodes on the GPU{short}") if reason is None else ("torchvision", reason + short)
+        workers = worker_count() if config.num_workers == "auto" else config.num_workers
+        if reason is not None:
+            return "torchvision", reason + short
+        name, why = decoder_on_cuda(workers)
+        return name, why + short
     return "torchvision", f"it is the fastest on {device}{' of those that fit' if short else ''}{short}"
+
+
+def decoder_on_cuda(workers: int, *, compiled: bool | None = None) -> tuple[str, str]:
+    """The backend that decodes more full-size images a second on a GPU's machine, and why: the rule of 'auto'.
+
+    Workers on the host decode `_HOST_PER_WORKER` each. DALI decodes on the GPU, up to `_DALI_PER_GPU`, and its threads
+    on the host do the entropy decoding before that, `_DALI_PER_THREAD` each. The larger sum wins, DALI where they are
+    equal.
+
+    Args:
+        workers: threads or processes of either.
+        compiled: whether the compiled decoder is there; None looks.
+    """
+    from ..images import compiled_code
+
+    compiled = compiled_code() is not None if compiled is None else compiled
+    host = max(1, workers) * (_HOST_PER_WORKER if compiled else _HOST_PER_WORKER_LIBRARIES)
+    dali = min(max(1, workers) * _DALI_PER_THREAD, _DALI_PER_GPU)
+    backend = "dali" if dali >= host else "torchvision"
+    return backend, (
+        f"with {workers} worker{'s' * (workers != 1)} about {dali:,} full-size images/s are expected of DALI and "
+        f"{host:,} of the host; bench-loader measures them"
+    )

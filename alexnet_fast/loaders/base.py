@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..images import CropArray, draw_crops, draw_flips, finish_batch
+from ..system import memory_format, to_device
 from .order import Int64Array, window_order
 from .selection import Selection, record_numbers
 from .shard_feed import ShardFeed
@@ -41,9 +42,9 @@ class Batch(_ImagesAndLabels):
     """One step's data, on the device, ready for the network: ``images, labels = batch``.
 
     Attributes:
-        images: (N, 3, S, S) in the compute dtype, channels_last, normalised with ImageNet's mean and standard
-            deviation (uint8 0-255 and not normalised where dtype='uint8' was asked for). With ``views=V`` above 1,
-            (V, N, 3, S, S): ``first, second = batch.images``.
+        images: (N, 3, S, S) in the compute dtype, channels_last (on MPS contiguous), normalised with ImageNet's mean
+            and standard deviation (uint8 0-255 and not normalised where dtype='uint8' was asked for). With ``views=V``
+            above 1, (V, N, 3, S, S): ``first, second = batch.images``.
         labels: (N,) int64; -1 for an unlabelled split. A `batch_transform` may make them (N, classes).
         records: int64 (N,), a numpy array on the host: the numbers of the images' records. None in a copy that other
             code has made of images and labels alone.
@@ -258,6 +259,8 @@ class Loader(ABC):
             if self.dtype != c.dtype and images.dtype == torch.uint8:
                 flat = images.reshape(-1, *images.shape[-3:])
                 images = finish_batch(flat, None, getattr(torch, c.dtype)).view(images.shape)
+        if self.device.type == "mps":
+            images = images.contiguous(memory_format=memory_format(self.device))
         if step is not None:
             self._running = (epoch, step + 1)
         return Batch(images, labels, records)
@@ -276,7 +279,7 @@ class Loader(ABC):
         """Labels of these records, on the device: a few megabytes an epoch, so each batch's are a view."""
         import torch
 
-        return torch.from_numpy(self._split_labels[order]).to(self.device)
+        return to_device(torch.from_numpy(self._split_labels[order]), self.device)
 
     def read(self, records: Sequence[int] | Int64Array, *, epoch: int | None = None) -> Batch:
         """One batch of the records of these numbers, in this order, whatever their number; a pass goes on beside it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -138,12 +139,16 @@ class BatchBuffers:
         weakref.finalize(lent, self._returned, slot).atexit = False
         return self.layout.tensor(lent)
 
-    def page_lock(self) -> bool:
+    def page_lock(self, device: torch.device) -> bool:
         """Pin the buffers, so that copies to a CUDA device run beside other work; False where the system refuses."""
         import torch
 
         cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         if int(cudart.cudaHostRegister(self.memory.ctypes.data, self.spare * self.layout.batch_bytes, 0)) != 0:
+            # A call that CUDA refuses leaves its error to be raised by the next kernel, which has done nothing wrong
+            # (vllm-project/vllm, pull request 50070). torch offers no call that takes it away; a small kernel does.
+            with contextlib.suppress(RuntimeError):
+                torch.ones(1, device=device)
             return False
         weakref.finalize(self, cudart.cudaHostUnregister, self.memory.ctypes.data).atexit = False
         return True

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..dataset import ShardReader
 from ..errors import AlexNetFastError, UsageError, WorkerError
 from ..images import CropPlan, Flips, draw_crops, draw_flips, finish_batch, plan_eval, plan_train
-from ..system import usable_cores
+from ..system import to_device, worker_count
 from .base import Loader, view_epochs
 from .batch_buffers import BatchBuffers, Layout
 from .image_sources import CropRequest, ImageSource, TransformedSource, join_requests
 from .order import Int64Array
 from .transforms import ImageTransform, image_seeds
+from .uploads import Uploads
 from .workers import CONTEXTS, KINDS, Job, Workers, start_method, start_workers
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class HostLoader(Loader):
                 raise UsageError(f"option {name} must be one of {', '.join(known)}, got {value!r}")
         super().__init__(config, reader.labels, device)
         self.reader, self._source, self._context = reader, source, context
-        self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
+        self.num_workers = worker_count() if config.num_workers == "auto" else config.num_workers
         self.workers = _worker_kind() if workers == "auto" else workers
         self._on_host = device.type == "cpu"
         made = self.dtype if self._on_host else "uint8"
@@ -115,8 +116,7 @@ class HostLoader(Loader):
             config.prefetch + BatchBuffers.KEPT + 1, config.batch_size * config.views, config.image_size, made
         )
         self._layout.check()
-        self._pinned = False
-        self._in_transit: list[tuple[Any, torch.Tensor]] = []  # copies begun: their events, and what is copied
+        self._uploads: Uploads | None = None
         self._buffers: BatchBuffers | None = None
         self._workers: Workers | None = None
         self._next_batch_id = 0
@@ -151,7 +151,8 @@ class HostLoader(Loader):
         if self._buffers is None or self._workers is None:
             self._buffers = BatchBuffers(self._layout, shared=self.workers == "process" and self.num_workers > 0)
             self._workers = start_workers(self.workers, self._source, self._buffers, self.num_workers, self._context)
-            self._pinned = self._pin and self._buffers.page_lock()
+            pinned = self._pin and self._buffers.page_lock(self.device)
+            self._uploads = None if self._on_host else Uploads(self.device, pinned=pinned)
         return self._buffers, self._workers
 
     def plan(self, epoch: int, records: Int64Array) -> CropPlan:
@@ -280,32 +281,27 @@ class HostLoader(Loader):
         return self._finish_on_device(images.to(self.device), pending.flips)
 
     def _hand_out(self, buffers: BatchBuffers, pending: Pending) -> torch.Tensor:
-        import torch
 
         images = buffers.lend(pending.slot, pending.images)
-        if self._on_host:
+        if self._uploads is None:
             return images
-        for event, _ in self._in_transit:
-            event.synchronize()  # of the batch before, whose buffer will be filled again
-        self._in_transit.clear()
-        moved = images.to(self.device, non_blocking=self._pinned)
-        if self._pinned:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self.device))
-            self._in_transit.append((event, images))
-        return self._finish_on_device(moved, pending.flips)
+        finished = self._finish_on_device(self._uploads.send(images), pending.flips)
+        self._uploads.mark()
+        return finished
 
     def _finish_on_device(self, images: torch.Tensor, flips: Flips) -> torch.Tensor:
         import torch
 
         if self._layout.dtype != "uint8":  # an image transform has finished them
             return images
-        there = None if flips is None else torch.from_numpy(flips).to(self.device)
+        there = None if flips is None else to_device(torch.from_numpy(flips), self.device)
         return finish_batch(images, there, getattr(torch, self.dtype))
 
     def _stop(self) -> None:
         """Give up workers and buffers; batches that were lent stay valid."""
-        workers, self._workers, self._buffers = self._workers, None, None
+        if self._uploads is not None:
+            self._uploads.wait()
+        workers, self._workers, self._buffers, self._uploads = self._workers, None, None, None
         self._pending.clear()
         if workers is not None:
             workers.cancel_before(self._next_batch_id)

@@ -17,11 +17,12 @@ from ..images import (
     ByteArray,
     EvalGeometry,
     ImageDecoder,
+    draw_on_device,
     normalise_planes,
     resampling_matrix,
 )
-from ..system import available_memory, choose_device, usable_cores
-from .base import Loader, check_options, draw_views
+from ..system import available_memory, choose_device, to_device, worker_count
+from .base import Loader, check_options, view_epochs
 from .batch_buffers import BatchBuffers
 from .host import HostLoader
 from .image_sources import PixelSource, damaged
@@ -106,7 +107,7 @@ class ResidentLoader(Loader):
         self.reader = reader
         super().__init__(config, reader.labels, choose_device(config.device))
         (self.height, self.width), self.description = _check_room(config, reader, self.device)
-        self.num_workers = usable_cores() if config.num_workers == "auto" else config.num_workers
+        self.num_workers = worker_count() if config.num_workers == "auto" else config.num_workers
         self._pixels: torch.Tensor | None = None
 
     def _decode(self) -> torch.Tensor:
@@ -120,46 +121,65 @@ class ResidentLoader(Loader):
         return pixels
 
     def _images(self, epoch: int, batches: Sequence[Int64Array]) -> Generator[torch.Tensor, None, None]:
-        if self._pixels is None:
-            self._pixels = self._decode()
-        for records in batches:
-            yield self._make(self._pixels, epoch, records)
-
-    def _read(self, epoch: int, records: Int64Array) -> torch.Tensor:
-        if self._pixels is None:
-            self._pixels = self._decode()
-        return self._make(self._pixels, epoch, records)
-
-    def _make(self, pixels: torch.Tensor, epoch: int, records: Int64Array) -> torch.Tensor:
-        """Images of some records, as in `Batch`."""
         import torch
 
-        n, s = self.config.views * len(records), self.config.image_size
-        # float16 holds 0 to 255 exactly and the weights to 1/2048, at a fraction of float32's time on a GPU.
-        work = torch.float16 if self.device.type == "cuda" else torch.float32
-        rows, columns = (m.to(self.device, work) for m in self._matrices(epoch, records))
-        images = pixels[torch.from_numpy(records).to(self.device).repeat(self.config.views)].to(work)
-        across = torch.bmm(images.view(n, self.height * 3, self.width), columns.transpose(1, 2))
-        scaled = torch.bmm(rows, across.view(n, self.height, 3 * s))
-        return normalise_planes(scaled.view(n, s, 3, s), getattr(torch, self.dtype))
+        pixels = self._decoded()
+        if not batches:
+            return
+        # An epoch's boxes at once: drawn for each batch, the thread that feeds the GPU would have no time for more.
+        records = to_device(torch.from_numpy(np.concatenate(batches)), self.device)
+        boxes, flips, kept = self._boxes(epoch, records)
+        begin = 0
+        for batch in batches:
+            part = slice(begin, begin + len(batch))
+            yield self._make(pixels[records[part]], boxes[:, part], flips[:, part], kept[:, part])
+            begin += len(batch)
 
-    def _matrices(self, epoch: int, records: Int64Array) -> tuple[torch.Tensor, torch.Tensor]:
-        """What resamples rows (views * n, S, H) and columns (views * n, S, W) of each of n images to its output."""
+    def _read(self, epoch: int, records: Int64Array) -> torch.Tensor:
+        import torch
+
+        there = to_device(torch.from_numpy(records), self.device)
+        return self._make(self._decoded()[there], *self._boxes(epoch, there))
+
+    def _decoded(self) -> torch.Tensor:
+        if self._pixels is None:
+            self._pixels = self._decode()
+        return self._pixels
+
+    def _boxes(self, epoch: int, records: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What of each image fills the output: float32 (views, n, 4), top, left, height, width; which are mirrored,
+        bool (views, n); and beyond which pixels nothing counts, float32 (views, n, 4): top, left, bottom, right."""
         import torch
 
         c, n, h, w = self.config, len(records), self.height, self.width
-        if not c.train:
-            shown = EvalGeometry.of([h], [w], c.image_size, c.eval_resize)
-            (down, across), begin, zero = shown.scale.T, shown.offsets * shown.scale, np.zeros(1)
-            rows = resampling_matrix(begin[:, 0], down, zero, zero + h, c.image_size, h)
-            columns = resampling_matrix(begin[:, 1], across, zero, zero + w, c.image_size, w)
-            return torch.from_numpy(rows).expand(n, -1, -1), torch.from_numpy(columns).expand(n, -1, -1)
-        boxes, flips = draw_views(c, epoch, records, np.full(n, h), np.full(n, w))
-        top, left, box_h, box_w = boxes.astype(np.float64).T
-        rows = resampling_matrix(top, box_h / c.image_size, top, top + box_h, c.image_size, h)
-        columns = resampling_matrix(left, box_w / c.image_size, left, left + box_w, c.image_size, w)
-        columns[flips] = columns[flips, ::-1]
-        return torch.from_numpy(rows), torch.from_numpy(columns)
+        if c.train:
+            drawn = [draw_on_device(c.augmentation, c.seed, e, records, (h, w)) for e in view_epochs(epoch, c.views)]
+            boxes, flips = torch.stack([box for box, _ in drawn]), torch.stack([flip for _, flip in drawn])
+            return boxes, flips, torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], dim=2)
+        shown = EvalGeometry.of([h], [w], c.image_size, c.eval_resize)
+        begin, shape = (shown.offsets * shown.scale)[0].tolist(), (shown.scale * c.image_size)[0].tolist()
+        rows = torch.tensor([[*begin, *shape], [0, 0, h, w]], dtype=torch.float32)
+        box, whole = to_device(rows, self.device)
+        none = torch.zeros((c.views, n), dtype=torch.bool, device=self.device)
+        return box.expand(c.views, n, 4), none, whole.expand(c.views, n, 4)
+
+    def _make(self, images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Images, as in `Batch`, of decoded ones, uint8 (n, H, 3, W)."""
+        import torch
+
+        views, s = self.config.views, self.config.image_size
+        n = views * len(images)
+        # float16 holds 0 to 255 exactly and the weights to 1/2048, at a fraction of float32's time on a GPU.
+        work = torch.float16 if self.device.type == "cuda" else torch.float32
+        top, left, height, width = boxes.reshape(n, 4).unbind(1)
+        low_row, low_column, high_row, high_column = kept.reshape(n, 4).unbind(1)
+        rows = resampling_matrix(top, height / s, low_row, high_row, s, self.height)
+        columns = resampling_matrix(left, width / s, low_column, high_column, s, self.width)
+        columns = torch.where(flips.reshape(n, 1, 1), columns.flip(1), columns)
+        sources = images.to(work).repeat(views, 1, 1, 1).view(n, self.height * 3, self.width)
+        across = torch.bmm(sources, columns.to(work).transpose(1, 2))
+        scaled = torch.bmm(rows.to(work), across.view(n, self.height, 3 * s))
+        return normalise_planes(scaled.view(n, s, 3, s), getattr(torch, self.dtype))
 
     def close(self) -> None:
         super().close()
@@ -245,7 +265,9 @@ def free_memory(device: torch.device) -> int | None:
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch holds and does not use is not free to others, and free to this process.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return available_memory()

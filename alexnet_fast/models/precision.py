@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         native_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
         if name == "bf16" and not native_bf16:
             raise UsageError("this GPU has no bf16 arithmetic: use --precision fp16 or auto")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        _allow_tf32()
         torch.backends.cudnn.benchmark = True  # the same few shapes at every step: let cuDNN try its algorithms once
         if name == "auto":
             name = "bf16" if native_bf16 else "fp16"
@@ -92,6 +93,18 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         why = f"this CPU has {', '.join(flags)}" if flags else "this CPU has no bf16 instructions"
         return Precision(name, "cpu", why)
     return Precision(name, "cpu", "as asked")
+
+
+def _allow_tf32() -> None:
+    """Let float32 matrix products and convolutions run on the matrix units.
+
+    By the old names of these settings, which PyTorch 2.9 and 2.10 warn of. By the new one alone, reading the old one
+    raises (pytorch/pytorch, pull request 194680), as torch.compile's trials of kernels do in 2.11; set by the old ones,
+    both can be read (2.11, 2.14).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def cpu_bf16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamagedDataError, StorageError
+from ..system import open_binary, read_at
 from .table import FILE, RANGE, ZIP_DEFLATED
 
 _MOST_OPEN = 64
@@ -57,7 +58,7 @@ class FileReader:
                 return self._read_file(self._containers[container] + b"/" + name, size)
             descriptor = self._descriptor(container)
             if method == RANGE:
-                data = os.pread(descriptor, size, offset)
+                data = read_at(descriptor, size, offset)
                 if len(data) != size:
                     raise DamagedDataError("the archive ends within it")
                 return data
@@ -75,7 +76,7 @@ class FileReader:
         path = self._containers[int(row["container"])] + (b"/" + bytes(row["name"]) if method == FILE else b"")
         try:
             with open(path, "rb", buffering=0) as file:
-                return os.pread(file.fileno(), min(count, size), int(row["offset"]))
+                return read_at(file.fileno(), min(count, size), int(row["offset"]))
         except OSError as error:
             raise StorageError(f"{os.fsdecode(path)} cannot be read ({error.strerror}): check it") from None
 
@@ -95,7 +96,7 @@ class FileReader:
 
     @staticmethod
     def _read_file(path: bytes, size: int) -> bytes:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_binary(path)
         try:
             # One byte more than expected tells a file that grew since it was listed.
             data = os.read(descriptor, size + 1)
@@ -112,14 +113,14 @@ class FileReader:
 
     @staticmethod
     def _read_zipped(descriptor: int, method: int, offset: int, stored: int, size: int, crc: int) -> bytes:
-        raw = os.pread(descriptor, _HEADER_SLACK + stored, offset)
+        raw = read_at(descriptor, _HEADER_SLACK + stored, offset)
         if raw[:4] != b"PK\x03\x04" or len(raw) < 30:
             raise DamagedDataError("the zip is damaged where it should begin")
         name_len, extra_len = struct.unpack_from("<HH", raw, 26)
         begin = 30 + name_len + extra_len
         data = raw[begin : begin + stored]
         if len(data) < stored:
-            data = os.pread(descriptor, stored, offset + begin)
+            data = read_at(descriptor, stored, offset + begin)
         if method == ZIP_DEFLATED:
             inflate = zlib.decompressobj(-15)
             try:
@@ -134,7 +135,7 @@ class FileReader:
     def _descriptor(self, container: int) -> int:
         found = self._open.get(container)
         if found is None:
-            found = self._open[container] = os.open(self._containers[container], os.O_RDONLY)
+            found = self._open[container] = open_binary(self._containers[container])
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(found, 0, 0, os.POSIX_FADV_RANDOM)
             if len(self._open) > _MOST_OPEN:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DamagedDataError
+from ..system import read_at
 from .listing import Listing
 from .names import check_name, shown
 from .table import RANGE
@@ -115,7 +116,7 @@ def tar_members(
                 f"{path} is cut short: it ends at byte {end} without its closing blocks; fetch it again"
             )
         if not window_at <= at <= window_at + len(window) - _TAR_BLOCK:
-            window, window_at = os.pread(descriptor, min(_WINDOW, end - at), at), at
+            window, window_at = read_at(descriptor, min(_WINDOW, end - at), at), at
         header = window[at - window_at : at - window_at + _TAR_BLOCK]
         if not header.strip(b"\0"):
             at, closed = _next_content(descriptor, at, end), True
@@ -159,7 +160,7 @@ def tar_members(
 def _next_content(descriptor: int, at: int, end: int) -> int:
     """The first block from `at` on that is not of zeros; `end` where there is none."""
     while at < end:
-        chunk = os.pread(descriptor, min(_SEARCH, end - at), at)
+        chunk = read_at(descriptor, min(_SEARCH, end - at), at)
         content = chunk.lstrip(b"\0")
         if content or not chunk:
             return at + (len(chunk) - len(content)) // _TAR_BLOCK * _TAR_BLOCK if chunk else end
@@ -189,7 +190,7 @@ def _parse_tar_header(header: bytes, path: Path, at: int) -> tuple[bytes, int, b
 def _read_small(descriptor: int, path: Path, at: int, size: int) -> bytes:
     if size > 1 << 20:
         raise DamagedDataError(f"{path} holds a header record of {size} bytes at byte {at}: it is damaged")
-    return os.pread(descriptor, size, at)
+    return read_at(descriptor, size, at)
 
 
 def _parse_pax(text: bytes, path: Path) -> dict[bytes, bytes]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamagedDataError, UsageError
+from ..system import read_at
 from .account import Account
 from .classes import order_classes
 from .listing import Listing
@@ -220,7 +221,7 @@ def _read_label(descriptor: int, shard: str, sample: _Sample, account: Account) 
 def _read_member(descriptor: int, shard: str, member: TarMember) -> bytes:
     if member.size > _LARGEST_LABEL:
         raise DamagedDataError(f"{shown(member.name)} in {shard} is too large to be a label")
-    return os.pread(descriptor, member.size, member.offset)
+    return read_at(descriptor, member.size, member.offset)
 
 
 def _label_of_text(text: bytes, shard: str, member: TarMember) -> bytes | None:

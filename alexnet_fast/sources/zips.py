@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DamagedDataError, UsageError
+from ..system import read_at
 from .listing import Listing
 from .names import check_name, decode_zip_names, is_hidden, is_image, shown
 from .table import ZIP_DEFLATED, ZIP_STORED
@@ -128,7 +129,7 @@ def _read_zip_directory(path: Path) -> tuple[bytes, int, int, int]:
     with open(path, "rb", buffering=0) as file:
         length = file.seek(0, os.SEEK_END)
         tail_at = max(0, length - 65557)
-        tail = os.pread(file.fileno(), length - tail_at, tail_at)
+        tail = read_at(file.fileno(), length - tail_at, tail_at)
         found = tail.rfind(_ZIP_END)
         if found < 0 or found + 22 > len(tail):
             raise damaged
@@ -137,14 +138,14 @@ def _read_zip_directory(path: Path) -> tuple[bytes, int, int, int]:
         locator = tail[found - 20 : found] if found >= 20 else b""
         if locator[:4] == b"PK\x06\x07" and (entries == 0xFFFF or 0xFFFFFFFF in (size, offset)):
             end = struct.unpack_from("<8xQ", locator)[0]
-            record = os.pread(file.fileno(), 56, end) if end < length else b""
+            record = read_at(file.fileno(), 56, end) if end < length else b""
             if len(record) < 56 or record[:4] != b"PK\x06\x06":
                 raise damaged
             entries, size, offset = struct.unpack_from("<32xQQQ", record)
         shift = end - size - offset
         if shift < 0 or size > length or entries * 46 > size:
             raise damaged
-        return os.pread(file.fileno(), size, offset + shift), entries, shift, length
+        return read_at(file.fileno(), size, offset + shift), entries, shift, length
 
 
 def _zip64_sizes(extra: bytes, size: int, stored: int, offset: int, path: Path) -> tuple[int, int, int]:

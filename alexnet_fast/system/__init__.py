@@ -8,11 +8,23 @@ from .device import (
     cgroup_cpu_quota,
     choose_device,
     follow_usable_cores,
+    memory_format,
     memory_limit,
     synchronize,
+    to_device,
     usable_cores,
+    use_device,
+    worker_count,
 )
-from .files import check_writable, file_sha256, storage_error, sync_folder, write_file_atomically
+from .files import (
+    check_writable,
+    file_sha256,
+    open_binary,
+    read_at,
+    storage_error,
+    sync_folder,
+    write_file_atomically,
+)
 from .limits import limit_behind, working_folder_is_gone
 from .locks import FileLock, LockedError
 from .machine import cpu_flags, cpu_name, device_name, hardware, memory_bytes, memory_info, versions
@@ -48,18 +60,24 @@ __all__ = [
     "hardware",
     "limit_behind",
     "memory_bytes",
+    "memory_format",
     "memory_info",
     "memory_limit",
+    "open_binary",
     "open_store",
     "progress_bar",
+    "read_at",
     "read_object",
     "report_progress",
     "send_message",
     "storage_error",
     "sync_folder",
     "synchronize",
+    "to_device",
     "usable_cores",
+    "use_device",
     "versions",
+    "worker_count",
     "working_folder_is_gone",
     "write_file_atomically",
 ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # What cgroups v1 answer where there is no limit lies a page below this.
 _NO_LIMIT = 1 << 62
 _HIERARCHIES = ("cpu", "memory", "pids")
+# A GPU's decoder takes up to 450 MB of host and device memory for each thread, and a batch is cut into few jobs more.
+MOST_AUTO_WORKERS = 16
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -56,6 +58,47 @@ def synchronize(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
     elif kind == "mps":
         torch.mps.synchronize()
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the one that CUDA calls without a device go to: compiled kernels and other libraries make such calls.
+
+    Without it, work on cuda:1 would take memory on cuda:0 as well, or launch there.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout in which networks and batches lie on a device: channels_last, but contiguous on Apple's GPUs.
+
+    There the backward pass of max and average pooling aborts the process with channels_last (pytorch/pytorch, issue
+    175190), and that of batch normalisation gives wrong gradients (issue 175189).
+    """
+    import torch
+
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values from the host on a device, for work on its current stream, without the host waiting for that.
+
+    A copy from pageable memory to a GPU waits until the GPU has done all that it was given before. From page-locked
+    memory, which torch keeps until the copy is over, it queues.
+    """
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def worker_count() -> int:
+    """Workers that 'auto' means for this process: its share of the usable cores, at most `MOST_AUTO_WORKERS`.
+
+    torchrun starts a process for each GPU and says how many there are; they share the cores.
+    """
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    share = usable_cores() // max(1, int(processes)) if processes.isdecimal() else usable_cores()
+    return max(1, min(share, MOST_AUTO_WORKERS))
 
 
 def usable_cores() -> int:

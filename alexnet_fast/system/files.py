@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
@@ -75,6 +76,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_binary(path: Path | str | bytes) -> int:
+    """A descriptor for reading a file's bytes as they are; Windows would else change line ends.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+if hasattr(os, "pread"):
+    read_at = os.pread
+else:  # Windows has no read at a place that leaves the file's own position alone
+    _seek_lock = threading.Lock()
+
+    def read_at(descriptor: int, size: int, offset: int) -> bytes:
+        with _seek_lock:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, size)
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import AlexNetFastError, UsageError
-from ..system import choose_device
+from ..system import choose_device, use_device
 
 T = TypeVar("T")
 
@@ -79,7 +79,9 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or "RANK" not in os.environ:
-        yield Ranks(0, 1, choose_device(device))
+        alone = choose_device(device)
+        use_device(alone)
+        yield Ranks(0, 1, alone)
         return
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing and not dist.is_initialized():
@@ -98,7 +100,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
                 f"use --nproc-per-node {torch.cuda.device_count()}"
             )
         chosen = torch.device("cuda", local_rank)
-        torch.cuda.set_device(chosen)
+        use_device(chosen)
     already = dist.is_initialized()
     if not already:
         _meet("nccl" if chosen.type == "cuda" else "gloo")

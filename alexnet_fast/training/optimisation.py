@@ -10,6 +10,7 @@ from torch import nn
 
 from ..images import IMAGENET_STD
 from ..models import AlexNet, Precision, copy_for_computing
+from ..system import to_device
 from .recipes import Recipe
 
 # Principal components of the RGB values of ImageNet's training images on a scale of 0 to 1, in the wide-spread
@@ -27,7 +28,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device_type: str) -> torch.
     decay = recipe.weight_decay
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": decay}]
     groups.append({"params": others, "weight_decay": decay if recipe.decay_norms_and_biases else 0.0})
-    fused = device_type in ("cuda", "cpu")
+    fused = device_type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr, fused=fused)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
@@ -109,4 +110,4 @@ def add_color_noise(images: torch.Tensor, std: float, *, seed: int, rank: int = 
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randn(len(images) * world_size, 3, generator=generator)[rank::world_size] * std
     shift = (factors * torch.tensor(_COLOR_STD)) @ torch.tensor(_COLOR_AXES).T / torch.tensor(IMAGENET_STD)
-    return images + shift.to(images.device, images.dtype).view(-1, 3, 1, 1)
+    return images + to_device(shift.to(images.dtype), images.device).view(-1, 3, 1, 1)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from ..config import TrainConfig
 from ..images import uniform
 from ..models import AlexNet, Precision, choose_precision, create_model
+from ..system import memory_format
 from .distributed import Ranks
 from .optimisation import WeightMean, WorkingCopy, add_color_noise, make_optimizer
 from .recipes import Plateau, Recipe, choose_recipe, learning_rate
@@ -62,7 +63,7 @@ class Step:
     ) -> None:
         """
         Args:
-            model: moved to the device of `ranks`, in channels_last.
+            model: moved to the device of `ranks`, in the layout that `memory_format` names for it.
             ranks: this process among those that train together.
             total_steps: the length of the learning rate's schedule.
             seed: of dropout and colour noise, which follow from (seed, step, rank).
@@ -70,7 +71,7 @@ class Step:
         """
         self._recipe, self._ranks, self._seed, self._total = recipe, ranks, seed, total_steps
         self.precision = precision
-        self.model: AlexNet = model.to(ranks.device).to(memory_format=torch.channels_last)
+        self.model: AlexNet = model.to(ranks.device).to(memory_format=memory_format(ranks.device))
         self.lock = threading.RLock()
         self.done = 0
         wide = torch.float32 if ranks.device.type == "mps" else torch.float64
@@ -102,9 +103,13 @@ class Step:
         recipe: str = "fast",
         precision: str = "auto",
         compile: bool = False,
+        overrides: Mapping[str, Any] | None = None,
     ) -> Step:
         """The step that `train` would take with these options, for a measurement without a data set."""
-        options = TrainConfig(dataset="", model=model, recipe=recipe, batch_size=batch_size, image_size=image_size)
+        options = TrainConfig(
+            dataset="", model=model, recipe=recipe, batch_size=batch_size, image_size=image_size,
+            overrides=overrides or {},
+        )  # fmt: skip
         chosen = choose_recipe(options, images=_ENDLESS)
         network = create_model(model, num_classes, image_size, **chosen.network)
         return cls(
@@ -163,7 +168,8 @@ class Step:
             self._copy.hand_over_gradients()
         if self._recipe.clip:
             self._scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip, foreach=True)
+            # foreach=True would raise on MPS; left alone, torch takes the fast way where a device has it.
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

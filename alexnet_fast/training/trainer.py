@@ -208,6 +208,7 @@ class Trainer:
                 seed=config.seed, rank=self.ranks.rank, world_size=self.ranks.world_size,
                 augmentation=self.plan.recipe.augmentation, shuffle=self.plan.shuffle, cache=config.cache,
                 cache_bytes=config.cache_bytes,
+                options={} if config.hw_decoder_load is None else {"hw_decoder_load": config.hw_decoder_load},
             )
         )  # fmt: skip
 

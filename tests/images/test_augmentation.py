@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from alexnet_fast import Augmentation, UsageError
-from alexnet_fast.images import draw_crops, draw_flips, sample_crops, sample_flips
+from alexnet_fast.images import draw_crops, draw_flips, draw_on_device, sample_crops, sample_flips
 
 RECORDS = np.arange(2000)
 
@@ -46,3 +47,25 @@ def test_alternate_flips_show_the_other_side_each_epoch():
 def test_wrong_choices_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Augmentation(**wrong)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(area=(0.25, 1.0), flip="alternate"),
+        Augmentation(crop="shorter-side", flip="off"),
+        Augmentation(crop="shorter-side"),
+    ],
+    ids=["resized", "alternate", "off", "shorter-side"],
+)
+@pytest.mark.parametrize("size", [(64, 64), (40, 300), (7, 5)])
+def test_a_device_draws_the_same_boxes_and_flips(augmentation: Augmentation, size: tuple[int, int]) -> None:
+    records = np.random.default_rng(0).permutation(5000)
+    for seed, epoch in ((0, 0), (2**63 - 1, 3)):
+        boxes, flips = draw_on_device(augmentation, seed, epoch, torch.from_numpy(records), size)
+        heights, widths = np.full(5000, size[0]), np.full(5000, size[1])
+        expected = draw_crops(augmentation, seed, epoch, records, heights, widths)
+        # A box whose side lies half-way between two pixels may fall to the other side by the last bit of exp.
+        assert (boxes.numpy() != expected).any(axis=1).mean() < 1e-3
+        assert np.array_equal(flips.numpy(), draw_flips(augmentation, seed, epoch, records))

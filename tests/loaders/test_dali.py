@@ -333,7 +333,53 @@ def crash(*_: object) -> None:
 
 def test_a_crash_of_the_trial_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dali_probe, "compare_regions", crash)
-    assert dali_probe.probe(torch.device("cpu")) == "decoding regions crashes here (killed by SIGSEGV)"
+    answer, lasting = dali_probe.probe(torch.device("cpu"))
+    assert answer == "decoding regions crashes here (killed by SIGSEGV)" and lasting
+
+
+def run_out_of_memory(*_: object) -> None:
+    raise RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory")
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"), [(run_out_of_memory, "fails here: out of memory"), (killed, "killed by SIGKILL")]
+)
+def test_a_failure_that_may_pass_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trial: Callable[..., None], said: str
+) -> None:
+    cache = tmp_path / "answers.json"
+    monkeypatch.setattr(dali_probe, "_passing", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(dali_probe, "compare_regions", trial)
+        assert said in str(dali_probe.region_decoding_fails(torch.device("cpu"), cache=cache))
+    assert not cache.exists()
+    assert said in str(dali_probe.region_decoding_fails(torch.device("cpu"), cache=cache))  # this process asks once
+    dali_probe._passing.clear()  # as in the next one
+    assert dali_probe.region_decoding_fails(torch.device("cpu"), cache=cache) is None
+
+
+def test_what_to_install_is_said_where_the_codec_is_known_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed, expected in (("0.9.0.20", "nvidia-dali-cuda120<2.3"), ("0.8.0.22", ""), ("0.10.0.1", "")):
+        monkeypatch.setattr(dali_probe, "version", lambda package, v=installed: v)
+        said = dali_probe.advice()
+        assert expected in said and bool(said) == bool(expected)
+
+
+def test_gpus_that_a_build_has_no_code_for_are_told() -> None:
+    assert dali.gpu_complaint((9, 0), "nvidia-dali-cuda130") is None
+    assert dali.gpu_complaint((5, 0), "nvidia-dali-cuda120") is None
+    said = dali.gpu_complaint((7, 0), "nvidia-dali-cuda130")
+    assert said is not None and "compute capability 7.0" in said and "nvidia-dali-cuda120 may do" in said
+    assert "it needs 5.0" in str(dali.gpu_complaint((3, 7), "nvidia-dali-cuda120"))
+
+
+def test_other_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dali.platform, "machine", lambda: "riscv64")
+    assert dali.why_not("cpu") == "DALI runs on Linux only, on x86_64 and aarch64"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the graph is not only drawn but built")
@@ -355,19 +401,26 @@ def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: P
     run = tmp_path / "run"
     done = _cli(
         "train", packed_small, "--run-dir", run, "--backend", "dali", "--epochs", "1", "--batch-size", "16",
-        "--set", "width=0.1", *options,
+        "--set", "width=0.1", "--hw-decoder-load", "0.5", *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "loader dali: " in done.stdout
     assert json.loads((run / "summary.json").read_text())["totals"]["images"] == 48
     done = _cli(
         "bench-loader", packed_small, "--backend", "dali", "--num-workers", "1", "--batch-size", "16", "--seconds",
-        "0.3", "--model", "none", "--out", tmp_path / "bench", *options,
+        "0.3", "--model", "none", "--out", tmp_path / "bench", "--hw-decoder-load", "0.25", *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench" / "bench-loader.json").read_text())["rows"]
     (row,) = [row for row in rows if row["backend"] == "dali"]
     assert row["status"] == "ok" and row["images_per_s"] > 0
+
+
+def test_the_share_of_the_engines_is_dali_s_alone(packed_small: Path) -> None:
+    done = _cli("train", packed_small, "--hw-decoder-load", "0.5", "--backend", "torchvision")
+    assert done.returncode == 2 and "--hw-decoder-load is for --backend dali" in done.stderr
+    done = _cli("train", packed_small, "--hw-decoder-load", "1.5", "--backend", "dali")
+    assert done.returncode == 2 and "a number from 0 to 1" in done.stderr
 
 
 def _accuracy(dataset: Path, backend: str, seed: int) -> float:

@@ -186,3 +186,20 @@ def test_a_finer_first_stride_keeps_more_of_small_images():
     assert feature_sizes(fine.architecture, 64) == [64, 31, 15, 7]
     assert fine(torch.zeros(2, 3, 64, 64)).shape == (2, 200)
     assert count_parameters(fine) <= 63_000_000
+
+
+def test_tf32_is_allowed_without_a_warning_and_both_ways_to_ask_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet_fast.models import choose_precision
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    try:
+        assert choose_precision("auto", torch.device("cuda", 0)).name == "bf16"
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+        assert getattr(torch.backends.cuda.matmul, "fp32_precision", "tf32") == "tf32"
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        assert choose_precision("auto", torch.device("cuda", 0)).name == "fp16"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[:2]
+        torch.backends.cudnn.benchmark = before[2]

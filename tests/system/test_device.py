@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from alexnet_fast import UsageError
-from alexnet_fast.system import available_memory, cgroup_cpu_quota, choose_device, memory_limit, usable_cores
+from alexnet_fast.system import (
+    available_memory,
+    cgroup_cpu_quota,
+    choose_device,
+    memory_format,
+    memory_limit,
+    to_device,
+    usable_cores,
+    worker_count,
+)
 
 
 def write(path: Path, text: str) -> None:
@@ -119,3 +128,24 @@ def test_device_is_chosen_or_refused_with_a_remedy() -> None:
     if not torch.backends.mps.is_available():
         with pytest.raises(UsageError, match="mps"):
             choose_device("mps")
+
+
+def test_workers_are_a_process_s_share_of_the_cores_and_not_more_than_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr("alexnet_fast.system.device.cgroup_cpu_quota", lambda: None)
+    for processes, expected in ((None, 16), ("1", 16), ("8", 8), ("3", 16), ("100", 1), ("no number", 16), ("0", 16)):
+        if processes is None:
+            monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        else:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert worker_count() == expected, processes
+
+
+def test_networks_and_batches_are_contiguous_on_apple_gpus_alone() -> None:
+    assert memory_format(torch.device("mps")) is torch.contiguous_format
+    assert memory_format(torch.device("cuda", 1)) is memory_format(torch.device("cpu")) is torch.channels_last
+
+
+def test_values_come_to_a_device_as_they_are() -> None:
+    values = torch.arange(5)
+    assert torch.equal(to_device(values, torch.device("cpu")), values)

@@ -14,11 +14,14 @@ So feeding costs nothing, and gives what the reader cannot.
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,7 +31,7 @@ import numpy.typing as npt
 from ...dataset import ShardReader
 from ...errors import AlexNetFastError, DamagedDataError, MissingDependencyError, UsageError, WorkerError
 from ...images import finish_batch
-from ...system import choose_device, usable_cores
+from ...system import choose_device, worker_count
 from ..base import Loader, check_options, draw_views
 from ..order import Int64Array
 from .pipeline import Cuts, Decoding, build_pipeline, cut_eval, cut_train, shut_down, take_images
@@ -44,6 +47,9 @@ Fed: TypeAlias = tuple[npt.NDArray[np.int64], tuple[Any, ...]]  # records, and w
 # a batch of 1,024 full-size images is 112 MB.
 _READ_AHEAD = 2
 _OLDEST = (2, 2)  # 2.1 decodes regions without `adjust_orientation`
+_PROCESSORS = ("x86_64", "aarch64")  # DALI's wheels
+# The oldest GPUs that the wheels hold code for: DALI's support matrix, and CUDA 13, which begins with Turing.
+_CAPABILITIES = {"nvidia-dali-cuda120": (5, 0), "nvidia-dali-cuda130": (7, 5)}
 _INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130, never both)"
 
 
@@ -53,8 +59,8 @@ def why_not(device: str = "auto") -> str | None:
     Args:
         device: as in `LoaderConfig`. DALI itself is imported (1.3 s) only when nothing else stands against it.
     """
-    if sys.platform != "linux":
-        return "DALI runs on Linux only"
+    if sys.platform != "linux" or platform.machine() not in _PROCESSORS:
+        return f"DALI runs on Linux only, on {' and '.join(_PROCESSORS)}"
     if device.split(":")[0] == "mps":
         return "DALI computes on CUDA and on the CPU, not on MPS"
     try:
@@ -66,14 +72,39 @@ def why_not(device: str = "auto") -> str | None:
     try:
         import nvidia.dali.fn
 
-        version = str(nvidia.dali.__version__)
+        found_version = str(nvidia.dali.__version__)
     except Exception as error:  # a broken installation can raise anything: OSError for a library, RuntimeError ...
         reason = " ".join(str(error).split())
         return f"DALI cannot be imported ({type(error).__name__}: {reason}): reinstall it with {_INSTALL}"
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:
+    if tuple(int(part) for part in re.findall(r"\d+", found_version)[:2]) < _OLDEST:
         needed = ".".join(map(str, _OLDEST))
-        return f"DALI {version} is older than {needed}: {_INSTALL.replace('install', 'install -U', 1)}"
+        return f"DALI {found_version} is older than {needed}: {_INSTALL.replace('install', 'install -U', 1)}"
+    return _gpu_too_old(device)
+
+
+def _gpu_too_old(device: str) -> str | None:
+    """Why DALI's build has no code for this GPU, None where it has, or where `device` is none."""
+    import torch
+
+    if device.split(":")[0] not in ("auto", "cuda") or not torch.cuda.is_available():
+        return None
+    capability = torch.cuda.get_device_capability(choose_device(device))
+    for package in _CAPABILITIES:
+        with contextlib.suppress(PackageNotFoundError):
+            version(package)
+            return gpu_complaint(capability, package)
     return None
+
+
+def gpu_complaint(capability: tuple[int, int], package: str) -> str | None:
+    """Why a build of DALI cannot use a GPU of that compute capability, None where it can."""
+    oldest = _CAPABILITIES[package]
+    if capability >= oldest:
+        return None
+    return (
+        f"{package} has no code for this GPU, of compute capability {capability[0]}.{capability[1]}: it needs "
+        f"{oldest[0]}.{oldest[1]}" + ("; nvidia-dali-cuda120 may do" if package.endswith("130") else "")
+    )
 
 
 class DaliLoader(Loader):
@@ -111,7 +142,7 @@ class DaliLoader(Loader):
         self.reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
         super().__init__(config, self.reader.labels, device)
         # DALI computes in threads of its own and needs one; "no workers" can mean no less.
-        self.num_threads = usable_cores() if config.num_workers == "auto" else max(1, config.num_workers)
+        self.num_threads = worker_count() if config.num_workers == "auto" else max(1, config.num_workers)
         self.decoding, how = self._choose_decoding()
         self.description = f"dali: {self.num_threads} threads, {how}, on {self.device}"
         self._pipeline: Any = None
@@ -136,11 +167,11 @@ class DaliLoader(Loader):
             raise UsageError(f"option fancy_upsampling must be True or False, got {fancy!r}")
         how = "decoding regions" if region else "decoding whole images"
         if region == "auto" and self.device.type == "cuda":
-            from .trial import region_decoding_fails
+            from .trial import advice, region_decoding_fails
 
             reason = region_decoding_fails(self.device, hw_decoder_load=float(load))
             region = reason is None
-            how = "decoding regions" if region else f"decoding whole images ({reason})"
+            how = "decoding regions" if region else f"decoding whole images ({reason}{advice()})"
         widths, heights = self.reader.widths.astype(np.int64), self.reader.heights.astype(np.int64)
         largest, most = (0, 0), 0
         if len(widths):

@@ -3,6 +3,9 @@
 A decoder that cannot may end the whole process. nvImageCodec 0.9.0 was reported to do so on H100 and B200 (SIGSEGV) and
 to fail with an internal error on A100, where 0.8.0 works (NVIDIA/nvImageCodec, issue 55). So the question is put to a
 process whose end harms nobody, and its images are compared with those of whole decoding.
+
+DALI 2.2 brings nvImageCodec 0.8, DALI 2.3 and 2.4 ask for 0.9. So constraints.txt names 2.2, the newest that decodes
+regions on these GPUs, and with a later one the loader says so (`advice`).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ _SECONDS = 180
 _IMAGES, _ROUNDS = 32, 4
 # The two ways upsample chroma from different neighbours at a region's edge; a mean over all pixels hardly shows it.
 _MEAN_DIFFERENCE = 1.0
+_passing: dict[str, str] = {}  # answers that may be other ones in the next process
 _PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13")
 
 
@@ -33,33 +37,49 @@ def region_decoding_fails(
 ) -> str | None:
     """Why regions cannot be decoded on this GPU, in a few words; None where they can.
 
-    The answer is kept in `cache` (a file; by default under the user's ~/.cache) for this GPU, driver, use of the JPEG
-    engines and versions of DALI and nvImageCodec.
+    An answer that will be the same next time is kept in `cache` (a file; by default under the user's ~/.cache) for this
+    GPU, driver, use of the JPEG engines and versions of DALI and nvImageCodec. Another (the GPU's memory was full, the
+    trial hung or was not started, something killed it) is kept for this process alone.
     """
     cache = Path.home() / ".cache" / "alexnet-fast" / "dali-regions.json" if cache is None else cache
     key = _machine(device) + f", engines {'used' if hw_decoder_load > 0 else 'unused'}"
-    known = _read(cache)
+    known = _read(cache) | _passing
     if key not in known:
-        known[key] = probe(device, hw_decoder_load=hw_decoder_load)
-        _write(cache, {**_read(cache), key: known[key]})
+        known[key], lasting = probe(device, hw_decoder_load=hw_decoder_load)
+        if lasting:
+            _write(cache, {**_read(cache), key: known[key]})
+        else:
+            _passing[key] = known[key]
     answer = known[key]
     return None if answer == "works" else str(answer)
 
 
-def probe(device: torch.device, *, hw_decoder_load: float = 0.0) -> str:
-    """'works', or what went wrong, from a process of its own (about 10 s; a hung one is ended after 3 minutes)."""
+def advice() -> str:
+    """What to install where decoding regions fails and this nvImageCodec is known for it; else nothing."""
+    installed = [_version(package) or "" for package in _PACKAGES if "nvimgcodec" in package]
+    if not any(text.startswith("0.9.0") for text in installed):
+        return ""
+    return "; nvImageCodec 0.9.0 is known for it, and `pip install 'nvidia-dali-cuda120<2.3'` brings 0.8"
+
+
+def probe(device: torch.device, *, hw_decoder_load: float = 0.0) -> tuple[str, bool]:
+    """('works' or what went wrong, whether it would be the same next time), from a process of its own.
+
+    It takes about 10 s; one that hangs is ended after 3 minutes.
+    """
     try:
         with Child(__name__, keep_stderr=True) as child:
-            return str(child.call(compare_regions, str(device), hw_decoder_load, timeout=_SECONDS))
+            return str(child.call(compare_regions, str(device), hw_decoder_load, timeout=_SECONDS)), True
     except ChildError as error:
         if error.how.startswith("hung"):
-            return f"decoding regions hung for {_SECONDS} s here"
-        return f"decoding regions crashes here ({error.how})"
+            return f"decoding regions hung for {_SECONDS} s here", False
+        # SIGKILL is the system's, for want of memory, and no decoder's.
+        return f"decoding regions crashes here ({error.how})", "SIGKILL" not in error.how
     except OSError as error:
-        return f"the trial could not be started: {error.strerror or error}"
+        return f"the trial could not be started: {error.strerror or error}", False
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return f"decoding regions fails here: {reason[:200]}"
+        return f"decoding regions fails here: {reason[:200]}", False
 
 
 def _machine(device: torch.device) -> str:
