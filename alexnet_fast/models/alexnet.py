@@ -225,23 +225,11 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     Convolutions and fully connected layers only: the rest is under 1% of an AlexNet. Training takes about three times
     as many (the gradients of weights and of inputs cost one forward pass each; the first layer needs no second one).
     """
-    total = 0
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        total += 2 * weight[0].numel() * output[0].numel()
-
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [m.register_forward_hook(count) for m in layers]
-    training = model.training
-    try:
-        parameter = next(model.parameters())
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+    training, parameter = model.training, next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(image)
+    model.train(training)
+    return int(counter.get_total_flops())
