@@ -39,6 +39,7 @@ _HOME = {
     "open_loader": "loaders",
     "pack": "packing",
     "predict": "evaluation",
+    "ray_datasource": "dataset",
     "read_dataset_info": "dataset",
     "train": "training",
     "verify": "dataset",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig as TrainConfig
     from .dataset import DatasetInfo as DatasetInfo
     from .dataset import ShardReader as ShardReader
+    from .dataset import ray_datasource as ray_datasource
     from .dataset import read_dataset_info as read_dataset_info
     from .dataset import verify as verify
     from .errors import AlexNetFastError as AlexNetFastError

@@ -276,6 +276,11 @@ def evaluate(
     backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
     num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
     device: DeviceOption = "auto",
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", metavar="FILE", help="Only the records of these numbers: a line each, or .npy."),
+    ] = None,
+    share: Annotated[float | None, typer.Option("--share", metavar="X", help="Only this share of each class.")] = None,
 ) -> None:
     """Top-1 and top-5 accuracy of RUN on a split of DATASET.
 
@@ -288,7 +293,7 @@ def evaluate(
 
     result = evaluate_run(
         run, dataset, split=split, tta=tta, batch_size=batch_size, backend=backend,
-        num_workers=_workers(num_workers), device=device, report=report,
+        num_workers=_workers(num_workers), device=device, report=report, records=records, share=share,
     )  # fmt: skip
     if json is not None:
         result.write_json(json)

@@ -279,6 +279,8 @@ class TrainConfig:
             are 'auto'.
         max_steps: stop after so many optimiser steps in all.
         shuffle, cache, cache_bytes: as in `LoaderConfig`.
+        records: file of the record numbers to train on: text, a number a line, or .npy with numbers or a mask.
+        share: of each class to train on, over 0 and up to 1; the same records for every seed. Not with `records`.
     """
 
     dataset: Path | str = field(metadata=declared(LOCATION))
@@ -308,6 +310,8 @@ class TrainConfig:
     shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
     cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
     cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
+    records: Path | str | None = option(None, PLACE, "Train on the records of these numbers: a line each, or .npy.")
+    share: float | None = option(None, SHARE, "Train on this share of each class, such as 0.1.")
 
     def __post_init__(self) -> None:
         check_options(self)

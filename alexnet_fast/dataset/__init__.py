@@ -14,6 +14,7 @@ from .manifest import (
     shard_name,
     write_dataset_info,
 )
+from .ray_data import ray_datasource
 from .reader import ShardReader
 from .verify import verify
 from .writer import PreparedRecord, ShardWriter, prepare_record
@@ -31,6 +32,7 @@ __all__ = [
     "SplitInfo",
     "default_cache",
     "prepare_record",
+    "ray_datasource",
     "read_dataset_info",
     "shard_name",
     "verify",

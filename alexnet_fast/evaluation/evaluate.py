@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ..config import LoaderConfig
 from ..dataset import ClassInfo, DatasetInfo, read_dataset_info
 from ..errors import UsageError
 from ..images import eval_resize
-from ..loaders import open_loader
+from ..loaders import choose_records, open_loader
 from ..models import choose_precision
 from ..system import choose_device, follow_usable_cores, memory_format, progress_bar, use_device
 from ..training import TTA, Ranks, load_run, score
@@ -30,6 +32,8 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     report: Path | None = None,
+    records: Path | str | None = None,
+    share: float | None = None,
 ) -> EvalResult:
     """Evaluate RUN on a split: shorter side to 256/224 of the network's size, centre crop, every record once.
 
@@ -38,6 +42,7 @@ def evaluate(
         tta: 'none'; 'flip' averages each image and its mirror image; 'ten-crop' averages the softmax of four corners,
             the centre and their mirror images (Krizhevsky et al. 2012, section 4.1).
         report: folder for an HTML report and its drawings as PNGs; None: none is written.
+        records, share: which records of the split, as in `TrainConfig`; None: all.
 
     Raises:
         UsageError: an argument does not fit, the split has no labels, or the classes are not those of the run.
@@ -49,6 +54,7 @@ def evaluate(
     _check_split(info, split, dataset)
     if report is not None and Path(report).exists() and not Path(report).is_dir():
         raise UsageError(f"the report goes into a folder, and {report} is a file: give another --report")
+    chosen = choose_records(LoaderConfig(dataset=dataset, split=split), records, share)
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     follow_usable_cores()
@@ -58,7 +64,7 @@ def evaluate(
     model = loaded.model.to(place).to(memory_format=memory_format(place))
     config = LoaderConfig(
         dataset=dataset, split=split, train=False, backend=backend, batch_size=batch_size, num_workers=num_workers,
-        image_size=loaded.image_size, device=str(place), dtype=numbers.dtype,
+        image_size=loaded.image_size, device=str(place), dtype=numbers.dtype, records=chosen,
     )  # fmt: skip
     if tta == "ten-crop":
         # The crops are cut out of the whole centre square, so the loader must not cut first.
@@ -75,6 +81,7 @@ def evaluate(
         images=found.images, loss=found.loss, top1=found.top1, top5=found.top5,
         seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
         predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
+        records=np.arange(found.images) if chosen is None else chosen,
     )  # fmt: skip
     if report is not None:
         from .report import write_report

@@ -252,21 +252,23 @@ def _images(result: EvalResult, names: Sequence[str]) -> list[str]:
         reader.close()
 
 
-def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], records: Iterable[int]) -> str:
+def _figures(result: EvalResult, reader: ShardReader, names: Sequence[str], places: Iterable[int]) -> str:
+    """The images at some places of the result."""
     from PIL import Image
 
     cells = []
-    for record in records:
-        image = Image.fromarray(read_image(reader, int(record)))
+    for place in places:
+        record = int(result.records[place])
+        image = Image.fromarray(read_image(reader, record))
         image.thumbnail((2 * _SIDE, 2 * _SIDE))
         held = io.BytesIO()
         image.save(held, "JPEG", quality=85)
-        true, guess = int(result.labels[record]), int(result.predictions[record, 0])
+        true, guess = int(result.labels[place]), int(result.predictions[place, 0])
         mark = "✓" if guess == true else "✗"
-        words = f"{mark} {_text(names[guess])} {result.probabilities[record, 0]:.0%}"
+        words = f"{mark} {_text(names[guess])} {result.probabilities[place, 0]:.0%}"
         second = "" if guess == true else f"<br>is {_text(names[true])}"
         cells.append(
-            f'<figure><img alt="{_text(reader.key(int(record)))}" src="{_data("image/jpeg", held.getvalue())}">'
+            f'<figure><img alt="{_text(reader.key(record))}" src="{_data("image/jpeg", held.getvalue())}">'
             f'<span class="{"good" if guess == true else "bad"}">{words}</span>{second}</figure>'
         )
     return f'<div class="grid">{"".join(cells)}</div>' if cells else "<p>None.</p>"

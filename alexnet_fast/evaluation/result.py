@@ -22,10 +22,11 @@ class EvalResult:
     Attributes:
         run, dataset, split, tta: what was evaluated, and how.
         description: of the network: its name, size and checkpoint.
-        images: all records of the split. loss: mean cross-entropy, nats. top1, top5: fractions.
+        images: records that were evaluated. loss: mean cross-entropy, nats. top1, top5: fractions.
         seconds: of the pass.
         classes: of the data set, in label order.
-        labels: (images,) int64, in record order.
+        records: (images,) int64, their numbers, in the order of what follows.
+        labels: (images,) int64.
         predictions: (images, 5 or fewer) int64, the most likely classes first.
         probabilities: (images, 5 or fewer) float32, theirs.
         report: the page that was written, None where none was asked for.
@@ -42,6 +43,7 @@ class EvalResult:
     top5: float
     seconds: float
     classes: tuple[ClassInfo, ...]
+    records: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]

@@ -12,12 +12,13 @@ from ..config import LoaderConfig
 from ..errors import UsageError
 from ..options import is_url
 from .base import Batch, Loader
-from .order import epoch_order
+from .order import Int64Array, epoch_order
+from .selection import chosen_records
 
 if TYPE_CHECKING:
     from ..dataset import ShardReader
 
-__all__ = ["Batch", "Loader", "choose_backend", "epoch_order", "open_loader"]
+__all__ = ["Batch", "Loader", "choose_backend", "choose_records", "epoch_order", "open_loader"]
 
 # What `auto` reckons with on CUDA, full-size ImageNet images a second. The host's are about what a core decoded here;
 # DALI's are estimates, to be settled by the first run of benchmarks/gpu.py on a GPU.
@@ -101,6 +102,22 @@ def _open_reader(config: LoaderConfig) -> ShardReader:
             file=sys.stderr,
         )
     return ShardReader(cache.dataset, config.split, cache)
+
+
+def choose_records(config: LoaderConfig, records: Path | str | None, share: float | None) -> Int64Array | None:
+    """The record numbers of a split that a file lists or a share draws; None where neither is given: all.
+
+    Args:
+        config: says which split, and where shards of a URL are kept.
+        records: text with a record number a line (# begins a comment), or .npy with numbers or a mask.
+        share: of each class, over 0 and up to 1.
+
+    Raises:
+        UsageError: both are given, or the file cannot be read or does not fit the split.
+    """
+    if records is None and share is None:
+        return None
+    return chosen_records(_open_reader(replace(config, train=False)).labels, records, share)
 
 
 def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> tuple[str, str]:

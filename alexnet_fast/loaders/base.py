@@ -137,8 +137,7 @@ class Loader(ABC):
         self._repeat = 1
         self._done = config.done  # of the epoch that the next pass reads
         self._shards: ShardFeed | None = None  # of a data set in object storage
-        if config.shuffle == "window" and not self._selection.whole:
-            raise UsageError("shuffle window reads whole splits: leave out records and weights, or take shuffle full")
+        self._check_window()
         _open_loaders.add(self)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -150,7 +149,16 @@ class Loader(ABC):
         Raises:
             UsageError: they do not fit the split.
         """
-        self._selection = Selection(self._split_labels, records, weights)
+        before, self._selection = self._selection, Selection(self._split_labels, records, weights)
+        try:
+            self._check_window()
+        except UsageError:
+            self._selection = before
+            raise
+
+    def _check_window(self) -> None:
+        if self.config.shuffle == "window" and not self._selection.whole:
+            raise UsageError("shuffle window reads whole splits: leave out records and weights, or take shuffle full")
 
     def repeat_split(self, times: int) -> None:
         """Make every epoch of training read the split so many times: for measuring where one is over too soon.

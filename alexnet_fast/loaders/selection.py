@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .order import Int64Array, epoch_order, evaluation_order
 
 _SHARE_STREAM = 3000
 _WEIGHT_STREAM = 3001
+_MOST_DIGITS = 18  # of a record number
 
 
 class Selection:
@@ -116,6 +118,48 @@ def draw_share(share: Share, labels: Int64Array) -> Int64Array:
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
         chosen.append(order[start : start + max(1, round(share.fraction * count))])
     return np.sort(np.concatenate(chosen))
+
+
+def chosen_records(labels: Int64Array, records: Path | str | None, share: float | None) -> Int64Array:
+    """The record numbers that a file lists or a share draws.
+
+    Args:
+        labels: of every record of the split.
+        records: text with a record number a line (# begins a comment), or .npy with numbers or a mask.
+        share: of each class, over 0 and up to 1.
+
+    Raises:
+        UsageError: both are given, or the file cannot be read or does not fit the split.
+    """
+    if records is not None and share is not None:
+        raise UsageError("records and share exclude each other: list the share's records in the file")
+    if records is None:
+        return draw_share(Share(1.0 if share is None else share), labels)
+    path = Path(records)
+    try:
+        return record_numbers(_read_numbers(path), len(labels))
+    except OSError as error:
+        raise UsageError(f"the file of records {path} cannot be read ({error.strerror or error})") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _read_numbers(path: Path) -> Any:
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UsageError(f"is no array of numbers or of True and False ({error})") from None
+    numbers = []
+    for place, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        word = line.partition("#")[0].strip()
+        if word and not (word.isdecimal() and len(word) <= _MOST_DIGITS):
+            raise UsageError(f"line {place} holds {word[:40]!r}, which is no record number")
+        if word:
+            numbers.append(int(word))
+    if not numbers:
+        raise UsageError("lists no record")
+    return numbers
 
 
 def record_numbers(records: Any, size: int) -> Int64Array:

@@ -6,15 +6,18 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from ..config import TrainConfig
+from ..config import LoaderConfig, TrainConfig
 from ..dataset import MANIFEST, DatasetInfo
 from ..errors import UsageError
+from ..loaders import choose_records
 from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
 from ..options import command_words, is_url, options_of, word
 from ..system import hardware, open_store, read_object, versions
@@ -24,6 +27,7 @@ from .recipes import Recipe, choose_recipe, training_size
 Say = Callable[[str], None]
 # What makes a run that run: with another value of these, its checkpoints mean something else.
 _BEFORE = {"shuffle": "full", "freeze": "none", "val_split": "val"}  # what runs did that do not say it
+_RECIPE_DEFAULTS = {entry.name: entry.default for entry in fields(Recipe)}
 _SAME = tuple(entry.name for entry, known in options_of(TrainConfig) if known.same_run)
 
 
@@ -39,6 +43,7 @@ class Plan:
         compile: whether the network goes through torch.compile.
         per_rank: images of a batch that one rank reads.
         steps_per_epoch, total_steps: of the optimiser.
+        records: numbers of the training records; None: all of the split.
         parameters: of the network.
         stop_at: step at which the run ends: total_steps, or max_steps before it.
         record: what config.json holds.
@@ -53,6 +58,7 @@ class Plan:
     per_rank: int
     steps_per_epoch: int
     total_steps: int
+    records: npt.NDArray[np.int64] | None
     parameters: int
     stop_at: int
     record: dict[str, Any]
@@ -64,7 +70,9 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     Raises:
         UsageError: they cannot be fitted; the text says why.
     """
-    images = info.split("train").records
+    reading = LoaderConfig(dataset=config.dataset, cache=config.cache, cache_bytes=config.cache_bytes)
+    records = choose_records(reading, config.records, config.share)
+    images = info.split("train").records if records is None else len(records)
     recipe = _recipe(config, images, stored)
     if recipe.batch_size > images:
         raise UsageError(
@@ -83,7 +91,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     if stored is not None:
         asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}
     if asked["shuffle"] == "auto":
-        asked["shuffle"] = "window" if stored is None and is_url(config.dataset) else "full"
+        asked["shuffle"] = "window" if stored is None and is_url(config.dataset) and records is None else "full"
     precision = choose_precision(asked["precision"], ranks.device)
     if config.precision == "auto" and stored is not None:
         precision = replace(precision, reason="as this run has computed from its start")
@@ -118,6 +126,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         "world_size": ranks.world_size,
         "checkpoint_every": config.checkpoint_every,
         "max_steps": config.max_steps,
+        "records": images,
+        "records_id": None if records is None else hashlib.sha256(records.tobytes()).hexdigest()[:16],
         "hardware": hardware(ranks.device),
         "versions": versions("torch", "numpy"),
     }
@@ -125,7 +135,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     return Plan(
         config=config, recipe=recipe, precision=precision, backend=asked["backend"], shuffle=asked["shuffle"],
         compile=bool(config.compile), per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
-        parameters=count_parameters(model), stop_at=min(total, config.max_steps or total), record=record,
+        records=records, parameters=count_parameters(model), stop_at=min(total, config.max_steps or total),
+        record=record,
     )  # fmt: skip
 
 
@@ -160,17 +171,20 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator
 
     The number of epochs may change: a run can be made longer.
     """
-    for name in (*_SAME, "recipe", "dataset_id"):
+    for name in (*_SAME, "recipe", "dataset_id", "records_id"):
         old, new = stored.get(name, _BEFORE.get(name)), asked[name]
         if name == "recipe" and isinstance(old, dict):
             for field in new:
-                if field != "epochs" and old.get(field) != new[field]:
-                    yield f"{field} {word(old.get(field))} there, {word(new[field])} asked for"
+                before = old.get(field, _RECIPE_DEFAULTS.get(field))  # a run of before there was this hyper-parameter
+                if field != "epochs" and before != new[field]:
+                    yield f"{field} {word(before)} there, {word(new[field])} asked for"
         elif old != new:
             if name == "dataset_id":
                 if old == _old_dataset_id(asked["dataset"]):
                     continue
                 yield f"it trained on other data, {stored.get('dataset')}"
+            elif name == "records_id":
+                yield f"it trained on other records, {stored.get('records', 'all')} of them (--records, --share)"
             else:
                 yield f"{name} {word(old)} there, {word(new)} asked for"
 

@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..models import INITS
 
 _MOST_EPOCHS = 100_000  # whose sizes of images are looked at one by one before a run begins
+_MOST_MAGNITUDE = 30  # of torchvision's 31 steps
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
 
@@ -46,6 +47,9 @@ class Recipe:
         ema: decay per step of the running mean of the weights that is evaluated; 0: the weights themselves are.
         clip: largest norm of the gradient; 0: none.
         crop, area, flip: see `alexnet_fast.Augmentation`.
+        mixup, cutmix: alpha of torchvision's MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019); 0: none. With
+            both, each batch gets one or the other.
+        randaugment: magnitude, 0 to 30, of torchvision's RandAugment with two operations (Cubuk et al. 2020); 0: none.
         color_noise: standard deviation of the PCA colour noise (paper, section 4.1; 0.1 there); 0: none.
         start_size: share of the image size at which training begins, growing in steps to the whole at `full_size_at`.
         full_size_at: share of the epochs after which images have their whole size.
@@ -76,6 +80,9 @@ class Recipe:
     crop: str = "resized"
     area: tuple[float, float] = (0.08, 1.0)
     flip: str = "random"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: int = 0
     color_noise: float = 0.0
     start_size: float = 1.0
     full_size_at: float = 0.0
@@ -85,7 +92,13 @@ class Recipe:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("init", self.init, INITS)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("plateau_patience", 0), ("warmup_steps", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("plateau_patience", 0),
+            ("warmup_steps", 0),
+            ("randaugment", 0),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name} must be a whole number from {least} up, got {value!r}")
@@ -97,7 +110,10 @@ class Recipe:
         _check_range("lr", self.lr, 0, math.inf, without_low=True)
         _check_range("weight_decay", self.weight_decay, 0, math.inf)
         _check_range("clip", self.clip, 0, math.inf)
-        _check_range("color_noise", self.color_noise, 0, math.inf)
+        for name in ("color_noise", "mixup", "cutmix"):
+            _check_range(name, getattr(self, name), 0, math.inf)
+        if self.randaugment > _MOST_MAGNITUDE:
+            raise UsageError(f"randaugment must be at most {_MOST_MAGNITUDE}, got {self.randaugment!r}")
         for name in ("warmup", "final_lr", "full_size_at", "plateau_factor"):
             _check_range(name, getattr(self, name), 0, 1)
         for name in ("momentum", "label_smoothing", "ema"):
@@ -119,6 +135,22 @@ class Recipe:
     def augmentation(self) -> Augmentation:
         """How the training loader cuts and mirrors."""
         return Augmentation(crop=self.crop, area=self.area, flip=self.flip)
+
+
+def transforms(recipe: Recipe, num_classes: int) -> dict[str, Any]:
+    """The options of `LoaderConfig` for what torchvision does to training images and batches; none where it is off."""
+    if not (recipe.randaugment or recipe.mixup or recipe.cutmix):
+        return {}
+    from torchvision.transforms import v2
+
+    mixing = [v2.MixUp(alpha=recipe.mixup, num_classes=num_classes)] if recipe.mixup else []
+    mixing += [v2.CutMix(alpha=recipe.cutmix, num_classes=num_classes)] if recipe.cutmix else []
+    options: dict[str, Any] = {}
+    if recipe.randaugment:
+        options["image_transform"] = v2.RandAugment(num_ops=2, magnitude=recipe.randaugment)
+    if mixing:
+        options["batch_transform"] = mixing[0] if len(mixing) == 1 else v2.RandomChoice(mixing)
+    return options
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:

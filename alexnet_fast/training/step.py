@@ -134,7 +134,8 @@ class Step:
                 module.eval()  # the running statistics of batch norm are weights too
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Take one step on a batch of this rank: images (N, 3, S, S) as the loader gives them, labels (N,) int64."""
+        """Take one step on a batch of this rank: images (N, 3, S, S) as the loader gives them, labels (N,) int64,
+        or (N, classes) where images were mixed: then the largest share counts as the label for the hits."""
         recipe, ranks = self._recipe, self._ranks
         rate = learning_rate(recipe, self.done, self._total, self.plateau.scale)
         # Dropout and noise are drawn from (seed, step, rank), not from a generator that runs through the training: so a
@@ -152,7 +153,8 @@ class Step:
             logits = self._forward(images)
         loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        outcome = Outcome(loss.detach(), (logits.detach().argmax(1) == labels).sum(), rate)
+        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        outcome = Outcome(loss.detach(), (logits.detach().argmax(1) == hard).sum(), rate)
         wide = self.sums.dtype
         with self.lock:
             self._move_weights(rate)

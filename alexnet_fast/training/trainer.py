@@ -27,7 +27,7 @@ from .fit import fit_verdict
 from .initial import freeze_features, take_weights
 from .log import epoch_line, step_note
 from .plan import Plan, resume_command
-from .recipes import training_size
+from .recipes import training_size, transforms
 from .run_folder import CURVES, RunFolder
 from .scoring import ScoringStopped, score
 from .step import Step
@@ -209,6 +209,8 @@ class Trainer:
                 augmentation=self.plan.recipe.augmentation, shuffle=self.plan.shuffle, cache=config.cache,
                 cache_bytes=config.cache_bytes,
                 options={} if config.hw_decoder_load is None else {"hw_decoder_load": config.hw_decoder_load},
+                records=self.plan.records if train else None,
+                **(transforms(self.plan.recipe, self.info.num_classes) if train else {}),
             )
         )  # fmt: skip
 
