@@ -51,13 +51,14 @@ def draw_network(result: EvalResult, loaded: LoadedRun, folder: Path) -> list[Fi
     figures = [_filters(loaded, folder)]
     reader = ShardReader(result.dataset, result.split)
     try:
-        records = drawn_records(reader.labels, _SHOWN)
+        places = drawn_records(result.labels, _SHOWN)  # of the result, which may hold a part of the split
+        records = result.records[places].tolist()
         images = [read_image(reader, record) for record in records]
-        figures.append(_guesses(result, loaded, records, images, names, folder))
+        figures.append(_guesses(result, loaded, places, images, names, folder))
         train = _train_reader(result)
         if train is not None:
             try:
-                queries = [(record, images[i]) for i, record in enumerate(records[:_QUERIES])]
+                queries = list(zip(places[:_QUERIES], images, strict=False))
                 figures.append(_neighbours(result, loaded, reader, train, queries, names, folder))
             finally:
                 train.close()
@@ -91,21 +92,21 @@ def _filters(loaded: LoadedRun, folder: Path) -> Figure:
 
 
 def _guesses(
-    result: EvalResult, loaded: LoadedRun, records: Sequence[int], images: Sequence[Pixels], names: Sequence[str],
+    result: EvalResult, loaded: LoadedRun, places: Sequence[int], images: Sequence[Pixels], names: Sequence[str],
     folder: Path,
 ) -> Figure:  # fmt: skip
     guesses = [
         [(names[label], float(p)) for label, p in zip(result.predictions[r], result.probabilities[r], strict=True)]
-        for r in records
+        for r in places
     ]
-    first = sum(int(result.predictions[r, 0] == result.labels[r]) for r in records)
-    five = sum(int(result.labels[r] in result.predictions[r]) for r in records)
+    first = sum(int(result.predictions[r, 0] == result.labels[r]) for r in places)
+    five = sum(int(result.labels[r] in result.predictions[r]) for r in places)
     title = (
-        f"The first guess is right for {first} of {len(records)} images, and one of the first "
+        f"The first guess is right for {first} of {len(places)} images, and one of the first "
         f"{result.predictions.shape[1]} for {five}."
     )
     plot_guesses(
-        images, [names[int(result.labels[r])] for r in records], guesses, folder / GUESSES, title=title,
+        images, [names[int(result.labels[r])] for r in places], guesses, folder / GUESSES, title=title,
         foot=f"{loaded.description}; images drawn at random from {result.split}",
     )  # fmt: skip
     return Figure(folder / GUESSES, title)
@@ -133,7 +134,7 @@ def _neighbours(
             distances.append(torch.cdist(asked, vectors))
             progress.advance(len(vectors))
     nearest = torch.cat(distances, 1).topk(min(_NEAREST, len(pool)), largest=False).indices.tolist()
-    true = [names[int(result.labels[record])] for record, _ in queries]
+    true = [names[int(result.labels[place])] for place, _ in queries]
     found = [
         [(read_image(train, pool[place]), names[int(train.labels[pool[place]])]) for place in places]
         for places in nearest
