@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
-import ssl
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -75,9 +73,9 @@ def _why(url: str, error: BaseException) -> str:
             return f"{url} {_STATUS.get(status) or f'cannot be fetched: the server answers {status}'}"
     for one in chain:
         kind, text = type(one).__name__, " ".join(str(one).split())
-        if isinstance(one, ssl.SSLError) or "SSL" in kind or "Certificate" in kind:
+        if "SSL" in kind or "Certificate" in kind:
             return f"{url} cannot be fetched: the server's TLS certificate is not accepted ({text[:160]})"
-        if isinstance(one, socket.gaierror) or "DNS" in kind:
+        if kind == "gaierror" or "DNS" in kind:
             return f"{url} cannot be fetched: its host is not known; check the address and the network"
         if isinstance(one, ConnectionRefusedError) or getattr(one, "errno", None) == errno.ECONNREFUSED:
             return (

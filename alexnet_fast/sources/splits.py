@@ -298,7 +298,13 @@ def _one_folder_each(
             )
         if len(children) > 1:
             account.note(f"split {split} is in {len(children)} folders: {', '.join(map(shown, children[:4]))}")
-        elif children[0].lower() not in (b"train", b"val", b"test", b"valid", b"validation"):
+        elif children[0] not in packed and children[0].lower() not in (
+            b"train",
+            b"val",
+            b"test",
+            b"valid",
+            b"validation",
+        ):
             account.note(f"folder {shown(base + children[0])} is taken for split {split}")
         splits |= {base + child + b"/": split for child in children}
     return splits
