@@ -171,7 +171,9 @@ def _use_packages(kit: Path | None) -> None:
     """Put the kit's packages, or else this tree, before all others, here and in every process started from here."""
     site = (kit / "site").resolve() if kit is not None and (kit / "site").is_dir() else ROOT
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), *before])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), str(Path(__file__).resolve().parent), *before])
+    # Processes that are started with -c would else look into the working folder first, and find this tree's package.
+    os.environ["PYTHONSAFEPATH"] = "1"
     sys.path.insert(1, str(site))
 
 

@@ -56,7 +56,8 @@ def _setup(row: Row) -> str:
         return ", ".join(f"{count} {word}" for word, count in row["counts"].items())
     differs = f"the doctor differs in {', '.join(row['doctor_differs_in'])}"
     data = ", ".join(f"{name} {sum(about['records'].values()):,}" for name, about in row["datasets"].items())
-    return f"{'the doctor agrees' if row['doctor_agrees'] else differs}; records: {data}"
+    code = "compiled code" if row["facts"]["compiled_code"] else "no compiled code"
+    return f"{'the doctor agrees' if row['doctor_agrees'] else differs}; {code}; records: {data}"
 
 
 def _tiny(row: Row) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import alexnet_fast
 from alexnet_fast.loaders.dali import loader as dali
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -190,14 +191,18 @@ def test_records_are_repeated_as_they_are(modules: Any, packed: Path, tmp_path: 
 
 def test_a_dry_run_goes_through_its_cells_and_on_where_it_stopped(modules: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("run", "--dry-run", "--out", out, "--only")
+    site = tmp_path / "kit" / "site"
+    shutil.copytree(Path(alexnet_fast.__file__).parent, site / "alexnet_fast")
+    words = ("run", "--dry-run", "--kit", site.parent, "--out", out, "--only")
     chosen = ["imports", "tiny-60", "pixels-region", "train-small-workers", "step-alexnet-auto-plain"]
     chosen += ["step-alexnet-auto-graphs", "peer-small-dali", "peer-small-ffcv", "syncs-dali", "bench-loader"]
     chosen += ["loader-full-workers-1"]
-    first = command(*words, "imports")
+    first = command(*words, "imports", cwd=BENCHMARKS.parent)
     assert first.returncode == 0, first.stderr
     before = json.loads((out / "gpu.json").read_text())["rows"]
     assert [row["cell"] for row in before] == ["imports"] and before[0]["doctor_agrees"], before[0]
+    if sys.version_info >= (3, 11):
+        assert before[0]["package"] == str(site / "alexnet_fast")  # and not this tree's, which lies in the folder
     done = command(*words, ",".join(chosen))
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "gpu.json").read_text())
