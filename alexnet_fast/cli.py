@@ -113,7 +113,7 @@ def pack(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of images, or a URL of one.")
     ],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write; made if missing.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder to write, made if missing; or a URL.")],
     split: Annotated[
         list[str] | None,
         typer.Option(

@@ -108,13 +108,14 @@ class Proxy:
                 with proxy.lock:
                     count = proxy.counts[path] = proxy.counts.get(path, -1) + 1
                 what = proxy.fault(path, count)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if isinstance(what, int):
                     self.send_response(what)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
                 upstream = http.client.HTTPConnection(host)
-                upstream.request("GET", self.path, headers=dict(self.headers))
+                upstream.request(self.command, self.path, body or None, headers=dict(self.headers))
                 reply = upstream.getresponse()
                 content = reply.read()
                 upstream.close()
@@ -129,7 +130,7 @@ class Proxy:
                     return
                 self.wfile.write(content)
 
-            do_HEAD = do_GET
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = False  # closing waits for what is being answered

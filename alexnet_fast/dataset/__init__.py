@@ -16,6 +16,7 @@ from .manifest import (
 )
 from .ray_data import ray_datasource
 from .reader import ShardReader
+from .seek import seek_path
 from .verify import verify
 from .writer import PreparedRecord, ShardWriter, prepare_record
 
@@ -34,6 +35,7 @@ __all__ = [
     "prepare_record",
     "ray_datasource",
     "read_dataset_info",
+    "seek_path",
     "shard_name",
     "verify",
     "write_dataset_info",

@@ -16,9 +16,11 @@ import numpy as np
 
 from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
 from ..errors import StorageError, UsageError
+from ..options import is_url
 from ..sources import MANY, open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
 from .plan import PackOptions, Plan, plan_shards, write_plan_files
+from .publish import published
 from .ray_engine import write_shards_on_ray
 from .shard_work import (
     FinishedShard,
@@ -67,7 +69,7 @@ def pack(
 
     Args:
         source: folder, zip or tar of images (docs/sources.md lists the forms).
-        dataset: folder to write; made if missing.
+        dataset: folder to write, made if missing; or a URL, to which shards are sent from a folder in the cache.
         splits: those to pack, each NAME or NAME=FOLDER (a folder of the source, or an archive in it); None for all.
         classes: the number of classes to take from the front, or a file with a class on each line; None for all.
         format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
@@ -99,6 +101,14 @@ def pack(
         resize_shorter=resize_shorter, quality=quality, seed=seed, limit=limit,
     )  # fmt: skip
     report = progress or NoProgress()
+    if is_url(dataset):
+        with published(str(dataset), overwrite, report) as local:
+            return pack(
+                source, local, splits=splits, classes=classes, format=format, shard_bytes=shard_bytes,
+                resize_shorter=resize_shorter, quality=quality, workers=workers, seed=seed, on_bad_image=on_bad_image,
+                on_missing=on_missing, limit=limit, engine=engine, seek_index=seek_index, overwrite=overwrite,
+                progress=progress,
+            )  # fmt: skip
     pool = WorkerPool(
         usable_cores() if workers == "auto" else workers,
         on_progress=report.advance,
