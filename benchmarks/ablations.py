@@ -53,6 +53,15 @@ LEVERS: dict[str, dict[str, object]] = {
     "four times the weight decay": {"weight_decay": 2e-3},
     "no Nesterov": {"nesterov": False},
     "first stride 1": {"stem_stride": 1},
+    # The start of a run, with --model alexnet: as it was before weights were scaled, and each change alone.
+    "as before: published weights and no clipping at a fifth of the rate": {
+        "init": "published",
+        "lr": 0.2,
+        "clip": 0.0,
+    },
+    "published weights": {"init": "published"},
+    "no clipping": {"clip": 0.0},
+    "no clipping at a fifth of the rate": {"lr": 0.2, "clip": 0.0},
     "network alexnet": {"model": "alexnet"},
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
@@ -72,7 +81,9 @@ def run_one(args: argparse.Namespace, lever: str, seed: int) -> dict[str, object
     overrides: dict[str, object] = {"width": args.width, **LEVERS[lever]}
     recipe, model = overrides.pop("recipe", "fast"), overrides.pop("model", args.model)
     images = read_dataset_info(args.dataset).split("train").records
-    base = choose_recipe(TrainConfig(dataset=args.dataset, model=args.model), images)
+    base = choose_recipe(TrainConfig(dataset=args.dataset, model=model, batch_size=args.batch_size), images)
+    if args.batch_size is not None:
+        overrides.setdefault("batch_size", 1.0)
     if "lr" in overrides:
         overrides["lr"] = base.lr * overrides["lr"]
     if "batch_size" in overrides:
@@ -169,6 +180,7 @@ def main() -> None:
     parser.add_argument("--levers", default=",".join(LEVERS), help="by name, separated by commas; base belongs to them")
     parser.add_argument("--seeds", default="0,1,2", help="one after another, all levers with each")
     parser.add_argument("--epochs", type=int, default=8, help="of every run")
+    parser.add_argument("--batch-size", type=int, default=None, help="of the base; its rate follows")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the network's channels")
     parser.add_argument("--image-size", type=int, default=64, help="pixels a side")
     parser.add_argument("--backend", default="auto", help="of the loader")

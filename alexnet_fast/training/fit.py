@@ -14,11 +14,13 @@ _GAP = 0.15
 
 
 def fit_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One or two sentences on whether a run over- or underfits, from the lines of its metrics.jsonl.
+    """One or two sentences on whether a run stands still, over- or underfits, from the lines of its metrics.jsonl.
 
     Training's loss and accuracy are those of augmented images with dropout on, so training that looks a little worse
     than validation is the rule, not a fault; the words allow for it.
     """
+    if rows and rows[-1].get("still"):
+        return str(rows[-1]["still"])
     checked = [row for row in rows if is_number(row.get("val_top1")) and is_number(row.get("val_loss"))]
     if not checked:
         return "No epoch was validated, so nothing can be said about over- or underfitting."

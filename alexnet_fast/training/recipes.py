@@ -236,6 +236,12 @@ def choose_recipe(config: TrainConfig, images: int) -> Recipe:
     return replace(recipe, **{name: value for name, value in fitted.items() if name not in given})
 
 
+def usual_rate(config: TrainConfig, images: int) -> float:
+    """The peak rate that the recipe of `config` would take if none were given."""
+    others = {name: value for name, value in config.overrides.items() if name != "lr"}
+    return choose_recipe(replace(config, lr=None, overrides=others), images).lr
+
+
 def _fast_lr(model: str, batch_size: int) -> float:
     """In proportion to the square root of the batch; batch norm takes larger steps."""
     # With clipping at 1, 390 steps of ten classes of Tiny ImageNet, `alexnet` at half its width: 57% at this rate, 55%

@@ -73,7 +73,8 @@ class TrainResult:
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
         lines = []
-        if self.best is not None:
+        still = self.summary["stands_still"]
+        if self.best is not None and "still" not in self.best and not still:
             lines.append(
                 f"best epoch {self.best['epoch']}: validation top-1 {self.best['val_top1']:.2%}"
                 f"{balanced(self.best)}, top-5 {self.best['val_top5']:.2%}, loss {self.best['val_loss']:.4f}"
@@ -82,7 +83,7 @@ class TrainResult:
             lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; nothing was validated")
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
-        if self.finished and self.best is not None:
+        if still or (self.finished and self.best is not None):
             lines.append(self.summary["verdict"])
         waits = [row["data_wait"] for row in self.rows]
         if waits and sum(waits) / len(waits) > _WAIT_WORTH_A_WORD and not self.loader_measured:
@@ -315,6 +316,7 @@ def _finish(trainer: Trainer, plan: Plan, folder: RunFolder) -> TrainResult:
         },
         "finished": steps >= plan.total_steps,
         "verdict": fit_verdict(rows),
+        "stands_still": bool(rows) and "still" in rows[-1],
         "checkpoint": BEST if best is not None else LAST,
         "hardware": plan.record["hardware"],
         "versions": plan.record["versions"],

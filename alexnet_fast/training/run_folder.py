@@ -81,7 +81,7 @@ class RunFolder:
             except ModuleNotFoundError:
                 return
             self._tensorboard = EventFile(self.path / "tensorboard", goes_on_at=None if first else int(row["epoch"]))
-        numbers = {name.replace("_", "/", 1): value for name, value in row.items() if value is not None}
+        numbers = {name.replace("_", "/", 1): value for name, value in row.items() if isinstance(value, (int, float))}
         self._tensorboard.add(int(numbers.pop("epoch")), numbers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import signal
 import time
@@ -11,10 +12,12 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..config import LoaderConfig
-from ..dataset import DatasetInfo
+from ..dataset import DatasetInfo, ShardReader
 from ..errors import AlexNetFastError, DamagedDataError, StoppedError
 from ..loaders import Loader, open_loader
 from ..models import create_model
@@ -22,12 +25,13 @@ from ..plots import best_row, plot_curves
 from ..system import NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
+from .diagnosis import PROBE_IMAGES, Watch
 from .distributed import Ranks
 from .fit import fit_verdict
 from .initial import freeze_features, take_weights
 from .log import epoch_line, step_note
 from .plan import Plan, resume_command
-from .recipes import training_size, transforms
+from .recipes import training_size, transforms, usual_rate
 from .run_folder import CURVES, RunFolder
 from .scoring import ScoringStopped, score
 from .step import Step
@@ -73,6 +77,10 @@ class Trainer:
         self.step = Step(
             model, recipe, plan.precision, ranks, total_steps=plan.total_steps, seed=config.seed, compile=plan.compile
         )
+        self._watch = Watch(
+            self.step.model, self._labels("train"), recipe, total_steps=plan.total_steps,
+            usual_rate=usual_rate(config, info.split("train").records),
+        )  # fmt: skip
         self.clock = Clock(ranks.device)
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
@@ -125,7 +133,8 @@ class Trainer:
         look_every = 1 if self.ranks.device.type == "cpu" else _LOOK_EVERY
         every = plan.config.checkpoint_steps
         for images, labels in self.clock.timed(loader):
-            step(images, labels)
+            loss, hits, _ = step(images, labels)
+            self._watch.add(loss, hits, len(labels))
             progress.advance(plan.recipe.batch_size)
             if step.done % look_every == 0:
                 self._look(progress)
@@ -134,6 +143,8 @@ class Trainer:
                 self._stop(stop)
             if self._steps_of_epoch() == plan.steps_per_epoch:
                 continue
+            if self._watch.is_due(step.done):
+                self._look_for_standstill()
             if save or step.done >= plan.stop_at or (every is not None and step.done % every == 0):
                 self.save()
             if step.done >= plan.stop_at:
@@ -166,6 +177,9 @@ class Trainer:
                 "data_wait": round(clock.wait, 4),
                 "seconds": round(clock.epoch_seconds, 3),
             }
+            still = self._look_for_standstill(row)
+            if still is not None:
+                row["still"] = still
             with self.step.lock:
                 self.step.plateau.update(plan.recipe, 1 - row["val_top1"] if row["val_top1"] is not None else loss)
                 self.rows.append(row)
@@ -175,6 +189,38 @@ class Trainer:
                 clock.start_epoch()
                 self.save(best=best_row(self.rows) is row)
         self._report(row)
+
+    def _look_for_standstill(self, row: Mapping[str, Any] | None = None) -> str | None:
+        """Say so where the run is no better than guessing, in training or, by an epoch's row, in validation."""
+        if not self.ranks.is_main:
+            return None
+        watch, steps = self._watch, self.step.done
+        still = watch.look(steps, lambda: self._probe("train"))
+        if still is None and row is not None and row["val_top1"] is not None and steps >= self.plan.stop_at:
+            split = self.plan.config.val_split
+            still = watch.look_at_validation(
+                steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
+            )
+        if still is not None and row is None:
+            self.say(still)
+        return still
+
+    def _labels(self, split: str) -> npt.NDArray[np.int64]:
+        reader = ShardReader(self.plan.config.dataset, split)
+        try:
+            return np.asarray(reader.labels)
+        finally:
+            reader.close()
+
+    def _probe(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images of a split and their labels, on the CPU, as validation sees them."""
+        config = LoaderConfig(
+            dataset=self.plan.config.dataset, split=split, train=False, backend="torchvision", batch_size=64,
+            image_size=self.plan.config.image_size, num_workers=0, device="cpu",
+        )  # fmt: skip
+        with open_loader(config) as loader:
+            batches = list(itertools.islice(loader, PROBE_IMAGES // 64))
+        return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
 
     def _epoch_means(self) -> tuple[float, float]:
         n = self._steps_of_epoch() * self.plan.recipe.batch_size
@@ -263,6 +309,8 @@ class Trainer:
 
     def _report(self, row: Mapping[str, Any]) -> None:
         self.say(epoch_line(row, self.plan.recipe.epochs, self._seconds_left()))
+        if "still" in row and self.step.done < self.plan.stop_at:
+            self.say(row["still"])
         if self.folder is None:
             return
         self.folder.write_rows(self.rows)
@@ -354,6 +402,8 @@ class Trainer:
         """
         try:
             self.step.load(state)
+            if self.plan.config.init is not None:  # else the run began with the weights that the seed draws
+                self._watch.begin_here()
             self.step.sums.copy_(state["sums"] if self.ranks.is_main else torch.zeros(2))
             self.clock.load(state["clock"])
             self.epoch = int(state["epoch"])
