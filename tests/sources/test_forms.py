@@ -67,6 +67,7 @@ REFUSED = {
     "two images": ({**samples(), "000001.png": b"x"}, "sample 000001 of train-0.tar has several images or labels"),
     "two stems": ({"a.1.jpg": jpeg(1), "a.1.cls": b"0", "a.2.jpg": jpeg(2), "a.2.cls": b"1"},
                   "sample a of .* its first dot"),
+    "two labels": ({"a.jpg": jpeg(1), "a.1.cls": b"0", "a.2.cls": b"1"}, "sample a of .* several images or labels"),
     "json [1, 0]": (samples(label="json", value=lambda c: b'{"label": [0, 1]}'),
                     r"has label: \[0, 1\], which is not one class"),
     "json true": (samples(label="json", value=lambda c: b'{"label": true}'), "has label: true, which is not one class"),
