@@ -232,7 +232,7 @@ def test_one_bad_record_is_named(tmp_path: Path, open_on: Callable[..., Loader],
 
 
 def test_one_rank_of_its_own_trains_as_a_process_alone(packed_small: Path, tmp_path: Path) -> None:
-    """Through torchrun, with NCCL and DistributedDataParallel's path where there is one."""
+    """Through torchrun, which names the rank and the GPU; a run of one process needs no DistributedDataParallel."""
     arguments = [
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--no-python", sys.executable, "-c",
         "from alexnet_fast.cli import main; main()", "train", packed_small, "--run-dir", tmp_path / "run", "--epochs",
