@@ -165,7 +165,7 @@ class _Stages:
     def read_cold(self) -> dict[str, float | None]:
         """The sample's records, a few at a time just after these were dropped from the page cache.
 
-        No more is dropped than is read again: what the cache holds else may be wanted.
+        Little more is dropped than is read again: what the cache holds else may be wanted.
         """
         seconds, size, count = 0.0, 0, 0
         while count < len(self.sample) and seconds < 2 * _STAGE_SECONDS:

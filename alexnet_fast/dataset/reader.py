@@ -49,6 +49,10 @@ from .seek import SeekIndex
 UNLABELLED = -1
 
 
+# The kernel caches pages in folios of up to so much, and drops a folio as a whole or not at all.
+_LARGEST_FOLIO = 2 << 20
+
+
 @lru_cache(maxsize=1 << 16)
 def _datum_tail(label: int) -> bytes:
     return datum_frame(0, label)[1]
@@ -318,16 +322,20 @@ class ShardReader:
         return numbers
 
     def evict(self, records: Sequence[int] | npt.NDArray[np.int64]) -> bool:
-        """Drop the pages that hold these records from the system's page cache; False where it cannot be asked to."""
+        """Drop these records, and what lies up to 2 MiB around them, from the system's page cache.
+
+        Returns:
+            False where the system cannot be asked to.
+        """
         if not hasattr(os, "posix_fadvise"):
             return False
-        numbers, page = self._check(records), os.sysconf("SC_PAGE_SIZE")
+        numbers = self._check(records)
         for number, shard in zip(numbers, np.searchsorted(self._ends, numbers, side="right").tolist(), strict=True):
-            begin = int(self._offsets[number]) // page * page  # the kernel drops whole pages alone
-            end = -(-(int(self._offsets[number]) + int(self.lengths[number])) // page) * page
-            descriptor = open_files.get(self._files[shard]).descriptor
+            begin = int(self._offsets[number]) // _LARGEST_FOLIO * _LARGEST_FOLIO
+            end = -(-(int(self._offsets[number]) + int(self.lengths[number])) // _LARGEST_FOLIO) * _LARGEST_FOLIO
+            file = open_files.get(self._files[shard])
             try:
-                os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(file.descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
             except OSError:
                 return False
         return True

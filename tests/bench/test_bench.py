@@ -24,6 +24,7 @@ from alexnet_fast.bench.measure import FolderConfig
 from alexnet_fast.bench.sweep import Cell, default_workers, measure_in_child, repeats_of
 from alexnet_fast.bench.verdict import break_even
 from alexnet_fast.config import LoaderConfig
+from alexnet_fast.dataset import ShardReader
 from alexnet_fast.errors import UsageError
 from alexnet_fast.loaders.dali import loader as dali
 from alexnet_fast.system.processes import shared_once_bytes, tree_usage
@@ -376,3 +377,27 @@ def test_usage_counts_children_that_live_and_that_ended() -> None:
     shared_once = shared_once_bytes(during.processes)
     assert shared_once is not None and 200_000_000 < shared_once <= during.rss_bytes * 1.02
     child.communicate(b"\n")
+
+
+def test_evicted_records_are_read_from_the_disk_again(tmp_path: Path) -> None:
+    samples = make_samples("train", 40, 4, size=(64, 64))
+    dataset = pack_images(tmp_path / "data", {"train": samples}, num_classes=4, shards=1)
+    if not hasattr(os, "RWF_NOWAIT") or not on_a_disk(dataset):
+        pytest.skip("needs Linux, and a temporary folder on a disk")
+    reader = ShardReader(dataset, "train")
+    record = 17
+    begin = int(reader.index["offset"][record])
+    with open(dataset / reader.split_info.shards[0].path / "data.mdb", "rb") as file:
+
+        def in_memory() -> bool:
+            try:
+                return os.preadv(file.fileno(), [bytearray(64)], begin, os.RWF_NOWAIT) > 0
+            except BlockingIOError:
+                return False
+
+        reader.read(record)
+        assert in_memory()
+        assert reader.evict([record])
+        assert not in_memory()
+        reader.read(record)
+        assert in_memory()
