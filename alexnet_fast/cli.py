@@ -239,7 +239,7 @@ def train(config: TrainConfig) -> None:
 
     Weights, metrics and curves go into a run folder; a run that was ended goes on with --resume.
 
-    Example: alexnet-fast train data/tiny --image-size 64 --run-dir runs/tiny
+    Example: alexnet-fast train data/tiny --run-dir runs/tiny
     """
     from .training import train as run
 

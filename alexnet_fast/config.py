@@ -264,7 +264,8 @@ class TrainConfig:
         model, recipe: by name; see `alexnet_fast.models` and `alexnet_fast.recipes`.
         epochs, batch_size, lr: overrides; batch_size is the global one, over all ranks.
         overrides: any other hyper-parameter of the recipe, by its field name.
-        image_size: side of the images that the network sees, pixels.
+        image_size: side of the images that the network sees, pixels; 'auto' is 224, or the training images' own size
+            (the median of their shorter sides) where that is smaller.
         init: a run folder, a checkpoint or an AlexNet's weights to start from; the last layer is new where the classes
             are others. A resumed run starts from its checkpoint.
         freeze: 'features': the convolutional layers keep their weights; 'none': all learn.
@@ -289,7 +290,10 @@ class TrainConfig:
     recipe: str = option("fast", one_of(*RECIPES), "Hyper-parameters.")
     epochs: int | None = option(None, whole(1), "Passes over the training images; recipe's if not given.")
     batch_size: int | None = option(None, whole(1), "Images a step, over all devices; recipe's if not given.")
-    image_size: int = option(224, whole(1), "Side of the network's input, pixels.", same_run=True)
+    image_size: int | Literal["auto"] = option(
+        "auto", auto_or(whole(1)), "Side of the network's input, pixels; auto: 224, or the images' own if smaller.",
+        same_run=True,
+    )  # fmt: skip
     lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate; recipe's if not given.", metavar="RATE")
     overrides: Mapping[str, Any] = option({}, SETTINGS, "Any other hyper-parameter; may be repeated.", flag="--set")
     init: Path | str | None = option(None, PLACE, "Run or file of weights to start from.")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from .alexnet import ARCHITECTURES, INITS, AlexNet, count_parameters, create_model, feature_sizes
+from .alexnet import (
+    ARCHITECTURES,
+    INITS,
+    PUBLISHED_SIZE,
+    SMALLEST_SIZE,
+    AlexNet,
+    count_parameters,
+    create_model,
+    feature_sizes,
+)
 from .precision import Precision, choose_precision, copy_for_computing, measured_gain
 
 __all__ = [
     "ARCHITECTURES",
     "INITS",
+    "PUBLISHED_SIZE",
+    "SMALLEST_SIZE",
     "AlexNet",
     "Precision",
     "choose_precision",

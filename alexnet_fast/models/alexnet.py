@@ -25,6 +25,7 @@ from .response_norm import ResponseNorm
 _LRN_SIZE, _LRN_ALPHA, _LRN_BETA, _LRN_K = 5, 1e-4, 0.75, 2.0
 _POOL = 6  # side of the last feature map at 224 pixels, which the first fully connected layer was made for
 _PUBLISHED_STRIDE = 4
+PUBLISHED_SIZE, SMALLEST_SIZE = 224, 21  # side of the images, pixels: as published, and where a pixel is left
 INITS = ("scaled", "published")
 
 

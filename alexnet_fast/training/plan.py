@@ -15,10 +15,18 @@ import numpy.typing as npt
 import torch
 
 from ..config import LoaderConfig, TrainConfig
-from ..dataset import MANIFEST, DatasetInfo
+from ..dataset import MANIFEST, DatasetInfo, ShardReader
 from ..errors import UsageError
 from ..loaders import choose_records
-from ..models import Precision, choose_precision, count_parameters, create_model, feature_sizes
+from ..models import (
+    PUBLISHED_SIZE,
+    SMALLEST_SIZE,
+    Precision,
+    choose_precision,
+    count_parameters,
+    create_model,
+    feature_sizes,
+)
 from ..options import command_words, is_url, options_of, word
 from ..system import hardware, open_store, read_object, versions
 from .distributed import Ranks
@@ -37,6 +45,7 @@ class Plan:
 
     Attributes:
         config: what was asked for.
+        image_size: side of the images that the network sees, pixels.
         recipe: every hyper-parameter.
         precision: the number format.
         backend, shuffle: asked of the loaders.
@@ -50,6 +59,7 @@ class Plan:
     """
 
     config: TrainConfig
+    image_size: int
     recipe: Recipe
     precision: Precision
     backend: str
@@ -74,6 +84,7 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     records = choose_records(reading, config.records, config.share)
     images = info.split("train").records if records is None else len(records)
     recipe = _recipe(config, images, stored)
+    image_size = _image_size(config, stored)
     if recipe.batch_size > images:
         raise UsageError(
             f"a batch of {recipe.batch_size} is more than the {images} training images there are: "
@@ -96,14 +107,14 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     if config.precision == "auto" and stored is not None:
         precision = replace(precision, reason="as this run has computed from its start")
     with torch.device("meta"):  # refuses what cannot be built before anything is written
-        model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
+        model = create_model(config.model, info.num_classes, image_size, **recipe.network)
         for epoch in range(recipe.epochs):
-            feature_sizes(model.architecture, training_size(recipe, epoch, config.image_size))
+            feature_sizes(model.architecture, training_size(recipe, epoch, image_size))
     steps = images // recipe.batch_size
     record = {
         "format": 1,
         "model": config.model,
-        "image_size": config.image_size,
+        "image_size": image_size,
         "seed": config.seed,
         "init": None if config.init is None else str(Path(config.init).resolve()),
         "freeze": config.freeze,
@@ -133,11 +144,24 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     }
     total = steps * recipe.epochs
     return Plan(
-        config=config, recipe=recipe, precision=precision, backend=asked["backend"], shuffle=asked["shuffle"],
-        compile=bool(config.compile), per_rank=per_rank, steps_per_epoch=steps, total_steps=total,
-        records=records, parameters=count_parameters(model), stop_at=min(total, config.max_steps or total),
-        record=record,
+        config=config, image_size=image_size, recipe=recipe, precision=precision, backend=asked["backend"],
+        shuffle=asked["shuffle"], compile=bool(config.compile), per_rank=per_rank, steps_per_epoch=steps,
+        total_steps=total, records=records, parameters=count_parameters(model),
+        stop_at=min(total, config.max_steps or total), record=record,
     )  # fmt: skip
+
+
+def _image_size(config: TrainConfig, stored: Mapping[str, Any] | None) -> int:
+    if config.image_size != "auto":
+        return config.image_size
+    if stored is not None:
+        return int(stored["image_size"])
+    reader = ShardReader(config.dataset, "train")
+    try:
+        shorter = np.minimum(reader.heights, reader.widths)
+    finally:
+        reader.close()
+    return min(PUBLISHED_SIZE, max(SMALLEST_SIZE, int(np.median(shorter)))) if len(shorter) else PUBLISHED_SIZE
 
 
 def _recipe(config: TrainConfig, images: int, stored: Mapping[str, Any] | None) -> Recipe:

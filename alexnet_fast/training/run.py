@@ -14,7 +14,7 @@ import numpy as np
 from ..config import TrainConfig
 from ..dataset import DatasetInfo, ShardReader, read_dataset_info
 from ..errors import StoppedError, StorageError, UsageError
-from ..models import measured_gain
+from ..models import PUBLISHED_SIZE, measured_gain
 from ..plots import best_row
 from ..system import StopSignals, follow_usable_cores
 from .checkpoint import BEST, LAST, newest_checkpoint
@@ -236,12 +236,17 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
     recipe, precision = plan.recipe, plan.precision
     say(
         f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {info.num_classes} classes, "
-        f"{plan.config.image_size} pixels) on {info.split('train').records:,} images; run folder {run_dir}"
+        f"{plan.image_size} pixels) on {info.split('train').records:,} images; run folder {run_dir}"
     )
     say(
         f"recipe {recipe.name}: {recipe.epochs} epochs of {plan.steps_per_epoch} steps, batch {recipe.batch_size}, "
         f"{recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}"
     )
+    if plan.config.image_size == "auto" and plan.image_size < PUBLISHED_SIZE:
+        say(
+            f"image size {plan.image_size}, the images' own: {PUBLISHED_SIZE} would enlarge them and cost "
+            f"{(PUBLISHED_SIZE / plan.image_size) ** 2:.0f} times the pixels (--image-size {PUBLISHED_SIZE})"
+        )
     changes = adapted(recipe, plan.config.model, plan.total_steps)
     if changes is not None:
         say(changes)

@@ -29,7 +29,7 @@ from .diagnosis import PROBE_IMAGES, Watch
 from .distributed import Ranks
 from .fit import fit_verdict
 from .initial import freeze_features, take_weights
-from .log import epoch_line, step_note
+from .log import duration, epoch_line, step_note
 from .plan import Plan, resume_command
 from .recipes import training_size, transforms, usual_rate
 from .run_folder import CURVES, RunFolder
@@ -38,6 +38,7 @@ from .step import Step
 from .stopping import Vote
 
 _LOOK_EVERY = 50  # steps between looks at the loss off the CPU: a look at a GPU's waits for it
+_PACE_STEPS, _LONG = 10, 10.0  # steps from which the length of a run is foretold; seconds from which it is worth it
 _DRAW_SECONDS = 20.0  # a drawing costs about a second of CPU; after each of many short epochs that would tell
 
 
@@ -69,7 +70,7 @@ class Trainer:
         self.plan, self.info, self.ranks, self.folder, self.stops, self.say = plan, info, ranks, folder, stops, say
         recipe, config = plan.recipe, plan.config
         torch.manual_seed(config.seed)
-        model = create_model(config.model, info.num_classes, config.image_size, **recipe.network)
+        model = create_model(config.model, info.num_classes, plan.image_size, **recipe.network)
         if config.init is not None and not resumed:
             say(take_weights(model, config.model, info.classes, config.init))
         if config.freeze == "features":
@@ -87,6 +88,7 @@ class Trainer:
         self._vote = Vote(ranks)
         self._saved = (0, 0)  # epoch and step of the newest checkpoint
         self._failed: set[str] = set()  # by-products that cannot be written
+        self._told = False  # how long the run will take
         self._drawn_at = time.monotonic()
         # How far other numbers of ranks read this epoch, where that sets the order (`LoaderConfig.done`).
         self._stretches: list[tuple[int, int]] = []
@@ -216,7 +218,8 @@ class Trainer:
         """Images of a split and their labels, on the CPU, as validation sees them."""
         config = LoaderConfig(
             dataset=self.plan.config.dataset, split=split, train=False, backend="torchvision", batch_size=64,
-            image_size=self.plan.config.image_size, num_workers=0, device="cpu",
+            image_size=self.plan.image_size, num_workers=0, device="cpu",
+            cache=self.plan.config.cache, cache_bytes=self.plan.config.cache_bytes,
         )  # fmt: skip
         with open_loader(config) as loader:
             batches = list(itertools.islice(loader, PROBE_IMAGES // 64))
@@ -233,7 +236,7 @@ class Trainer:
         if split is None or not split.labelled or split.records == 0:
             return {"val_loss": None, "val_top1": None, "val_top5": None, "val_balanced": None}
         if self._val_loader is None:
-            self._val_loader = self._open(name, False, self.plan.config.image_size)
+            self._val_loader = self._open(name, False, self.plan.image_size)
         network, mean = self.step.model, self.step.mean
         if mean is not None:
             network = copy.deepcopy(network)
@@ -261,7 +264,7 @@ class Trainer:
         )  # fmt: skip
 
     def _loader_of(self, epoch: int) -> Loader:
-        size = training_size(self.plan.recipe, epoch, self.plan.config.image_size)
+        size = training_size(self.plan.recipe, epoch, self.plan.image_size)
         loader = self._train_loader
         if loader is None or loader.config.image_size != size:
             if loader is not None:
@@ -269,7 +272,7 @@ class Trainer:
             loader = self._train_loader = self._open("train", True, size)
             self.say(
                 f"loader {loader.description}"
-                + (f"; images of {size} pixels" if epoch or size < self.plan.config.image_size else "")
+                + (f"; images of {size} pixels" if epoch or size < self.plan.image_size else "")
             )
         return loader
 
@@ -290,7 +293,12 @@ class Trainer:
         n = self._steps_of_epoch() * self.plan.per_rank
         loss, hits = (self.step.sums / n).tolist()
         self._check(loss)
-        progress.note(step_note(loss, hits, self.clock.wait, self._seconds_left()))
+        left = self._seconds_left()
+        progress.note(step_note(loss, hits, self.clock.wait, left))
+        if not self._told and left is not None and self.clock.timed_steps >= _PACE_STEPS and left > _LONG:
+            self._told = True
+            speed = self.clock.images_per_s(self.plan.recipe.batch_size)
+            self.say(f"training will take about {duration(left)} at {speed:,.1f} images/s, the pace of its first steps")
 
     def _seconds_left(self) -> float | None:
         last = self.rows[-1]["seconds"] if self.rows else None

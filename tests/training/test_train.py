@@ -93,6 +93,44 @@ def test_it_learns(packed_small, tmp_path):
     assert result.best["val_top1"] > 0.6  # chance is 25%
 
 
+def test_the_image_size_fits_the_data_and_is_said(packed_small, packed, tmp_path):
+    def trained(dataset, name, **options):
+        _, lines = quietly(small_config(dataset, tmp_path / name, epochs=1, **options))
+        size = json.loads((tmp_path / name / "config.json").read_text())["image_size"]
+        return size, [line for line in lines if line.startswith("image size")]
+
+    size, said = trained(packed_small, "equal", image_size="auto")
+    assert size == 64 and len(said) == 1 and "image size 64, the images' own" in said[0] and "224" in said[0]
+    assert trained(packed, "mixed", image_size="auto")[0] == 90  # the median of 64, 75, 90, 90, 150 and 250
+    assert trained(packed_small, "given", image_size=32) == (32, [])
+    assert trained(packed_small, "given", image_size=32, resume=True) == (32, [])
+    assert trained(packed_small, "equal", image_size="auto", resume=True)[0] == 64
+    assert TrainConfig(dataset=packed_small).image_size == "auto"
+
+
+def test_large_images_are_seen_at_224_pixels(tmp_path):
+    data = pack_images(tmp_path / "data", {"train": make_samples("train", 4, 2, size=(320, 240))}, num_classes=2)
+    _, lines = quietly(small_config(data, tmp_path / "run", image_size="auto", epochs=1, batch_size=2, max_steps=1))
+    assert "224 pixels) on 4 images" in lines[0]
+
+
+def test_the_first_lines_say_how_long_a_long_run_will_take(packed_small, tmp_path):
+    class Heard(Exception):
+        pass
+
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("training will take"):
+            raise Heard
+
+    with pytest.raises(Heard):
+        train(small_config(packed_small, tmp_path / "run", epochs=20_000, batch_size=2), say=say)
+    assert not any(line.startswith("epoch") for line in lines)
+    assert "images/s, the pace of its first steps" in lines[-1]
+
+
 @pytest.mark.parametrize("stop", [2, 3])  # within an epoch, at its end
 @pytest.mark.parametrize("model", ["alexnet", "alexnet-bn"])
 def test_a_resumed_run_ends_as_the_uninterrupted_one(packed_small, tmp_path, stop, model):
