@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import TracebackType
 
-# A supervisor gives a process 10 s (docker stop). Ours takes this long to end by itself, then a checkpoint is written.
-_GRACE_SECONDS = 2.0
+# A supervisor gives a process 10 s (docker stop). Ours takes this long to end by itself: a sweep has to write its
+# report, which took 2 s on two busy cores. Training takes less, since a checkpoint may have to be written after it.
+GRACE_SECONDS = 4.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _active: list[StopSignals] = []
 _masks: list[set[int]] = []  # of signals that wait while a thread forks
@@ -38,9 +39,10 @@ class StopSignals:
             keeps what would be lost and returns the error to print. None: the main thread must be waited for.
     """
 
-    def __init__(self, *, answer: str = "stopping", ends_process: bool = False) -> None:
+    def __init__(self, *, answer: str = "stopping", ends_process: bool = False, grace: float = GRACE_SECONDS) -> None:
         """
         Args:
+            grace: seconds that the main thread has to end by itself.
             ends_process: the process is the command's own, and ends when the time of grace is over; one that is entered
                 within another follows that.
         """
@@ -48,6 +50,7 @@ class StopSignals:
         self.gentle = False
         self.answer = answer
         self.last_words: Callable[[int], str | None] = lambda number: "stopped"
+        self._grace = grace
         self._ends_process: bool = ends_process or any(outer._ends_process for outer in _active)
         self._over = threading.Event()
         self._taken = False  # the main thread has heard of the first signal
@@ -103,7 +106,7 @@ class StopSignals:
     def _see_it_end(self, number: int) -> None:
         if not self._over.is_set():
             _print(f"{signal.Signals(number).name}: {self.answer}")
-        if not self._ends_process or self._over.wait(_GRACE_SECONDS):
+        if not self._ends_process or self._over.wait(self._grace):
             return
         words = self.last_words(number)
         if words is not None:

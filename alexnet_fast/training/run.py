@@ -114,7 +114,7 @@ def train(config: TrainConfig, *, say: Say | None = None) -> TrainResult | None:
         AlexNetFastError: the loss is not a number any more, or the disk is full.
     """
     follow_usable_cores()
-    with StopSignals(answer="stopping; no step was done yet") as stops:
+    with StopSignals(answer="stopping; no step was done yet", grace=2.0) as stops:
         stops.last_words = _stopped_early
         try:
             with join_ranks(config.device) as ranks:

@@ -183,7 +183,7 @@ def outcome(labels, predictions, classes):
         run=Path("run"), dataset=Path("data"), split="val", tta="none", description="alexnet", images=len(labels),
         loss=1.0, top1=float(right.mean()), top5=1.0, seconds=1.0, labels=labels, predictions=predictions[:, None],
         classes=tuple(ClassInfo(index=i, wnid=f"n{i}", name=f"class {i}") for i in range(classes)),
-        probabilities=np.ones((len(labels), 1), np.float32),
+        probabilities=np.ones((len(labels), 1), np.float32), records=np.arange(len(labels)),
     )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def report(tmp_path_factory):
         run=folder / "run", dataset=dataset, split="val", tta="none", description="alexnet at 32 pixels, best.pt",
         images=24, loss=1.1, top1=16 / 24, top5=1.0, seconds=1.0, classes=classes, labels=labels,
         predictions=np.stack([first, (first + 1) % 4], axis=1), probabilities=np.tile([[0.7, 0.2]], (24, 1)),
+        records=np.arange(24),
     )  # fmt: skip
     return write_report(result, folder / "a report 图片")
 
