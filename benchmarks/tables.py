@@ -23,6 +23,7 @@ import gpu_tables
 import pack_tables
 import sweep_tables
 import training_tables
+import truths
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -299,7 +300,9 @@ def pack_results() -> dict[str, str]:
 
 def sweep_results() -> dict[str, str]:
     """Two sweeps over each data set."""
-    return sweep_tables.tables(RESULTS, markdown)
+    path = RESULTS / "bench-loader-truths.json"
+    found = {"bench-loader-truths": truths.table(json.loads(path.read_text()))} if path.exists() else {}
+    return {**sweep_tables.tables(RESULTS, markdown), **found}
 
 
 def training_results() -> dict[str, str]:

@@ -421,10 +421,12 @@ def run(out: Path, only: list[str], seconds: float) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """A line a set-up, as Markdown."""
-    lines = ["| set-up | must be said | verdict |", "|---|---|---|"]
+    lines = ["| set-up | the verdict must say | it is | other programs took, cores |", "|---|---|---|--:|"]
     for row in result["truths"]:
-        must = ", ".join(words.replace("|", "\\|") for words in row["must"])
-        lines.append(f"| {row['setup']} | {must} | {row['verdict']}{': ' + row['why'] if row['why'] else ''} |")
+        must = "; ".join(re.sub(r"[\\^$]", "", words) for words in row["must"])
+        others = "" if row.get("others_took") is None else f"{row['others_took']:.1f}"
+        verdict = row["verdict"] + (f": {row['why']}" if row["why"] else "")
+        lines.append(f"| {row['setup']} | {must} | {verdict} | {others} |".replace("(?:", "("))
     return "\n".join(lines)
 
 
