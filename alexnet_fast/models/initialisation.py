@@ -32,7 +32,7 @@ def _draw_scaled(modules: tuple[nn.Module, ...]) -> None:
 
     He et al. 2015 count the ReLUs and leave out the max-pools, which raise the mean square again: with their weights an
     AlexNet's logits begin at a scale of 3, and the first steps end with no unit alive. Counting both, the layers of the
-    four networks begin with outputs of 0.68 to 1.14 (standard deviation, Tiny ImageNet at 64, 128 and 224 pixels).
+    four networks begin with outputs of 0.68 to 1.14 (standard deviation, Tiny ImageNet at 64 pixels).
     """
     power = 1.0  # mean square of what goes into the next layer
     for module in modules:

@@ -186,7 +186,7 @@ def test_what_a_lever_is_worth_is_told_from_the_noise():
 def test_one_run_of_the_ablations_and_of_the_record(packed_small, tmp_path):
     ablations, record = _module("ablations"), _module("tiny_imagenet_record")
     common = {"dataset": packed_small, "model": "alexnet-bn", "epochs": 1, "backend": "auto"}
-    args = Namespace(**common, width=0.0625, image_size=32, num_workers=1, threads=0)
+    args = Namespace(**common, width=0.0625, image_size=32, num_workers=1, threads=0, batch_size=None)
     row = ablations.run_one(args, "half the batch", 3)
     assert row["lever"] == "half the batch" and row["seed"] == 3 and row["batch_size"] == 8 and row["width"] == 0.0625
     assert 0 <= row["val_top1"] <= 1 and row["cpu_seconds"] > 0
