@@ -18,9 +18,10 @@ from alexnet_fast.training.plan import resume_command
 OTHER = {
     "model": "alexnet-owt", "recipe": "paper", "epochs": 3, "batch_size": 7, "image_size": 96, "lr": 0.25,
     "overrides": {"ema": 0.5, "area": [0.2, 1], "crop": "shorter-side", "nesterov": True}, "precision": "fp32",
-    "backend": "torchvision", "num_workers": 5, "pin_memory": False, "compile": True, "device": "cpu", "seed": 2**40,
+    "backend": "dali", "num_workers": 5, "pin_memory": False, "compile": True, "device": "cpu", "seed": 2**40,
     "checkpoint_every": None, "init": Path("runs/a"), "freeze": "features",
-    "shuffle": "window", "cache": Path("a cache"), "cache_bytes": 3 << 30,
+    "shuffle": "window", "cache": Path("a cache"), "cache_bytes": 3 << 30, "val_split": "test",
+    "records": Path("a list.txt"), "share": 0.25, "hw_decoder_load": 0.5,
 }  # fmt: skip
 OF_ONE_START = {"run_dir", "resume", "loader_settings", "max_steps"}
 
@@ -66,7 +67,7 @@ def test_every_option_of_training_is_tried_here():
 
 def test_what_a_run_is_is_declared_with_its_options():
     same = {entry.name for entry, known in options_of(TrainConfig) if known.same_run}
-    assert same == {"model", "image_size", "precision", "backend", "seed", "freeze", "shuffle"}
+    assert same == {"model", "image_size", "precision", "backend", "seed", "freeze", "shuffle", "val_split"}
 
 
 def test_lists_are_told_apart_by_commas_and_named_by_their_option():
