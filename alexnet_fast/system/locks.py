@@ -100,6 +100,9 @@ def _lock(descriptor: int) -> None:
         os.lseek(descriptor, _PLACE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
+        try:
+            import fcntl
+        except ImportError:  # a system that has neither Windows' locks nor these
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
