@@ -98,7 +98,7 @@ def metadata(loaded: LoadedRun) -> dict[str, Any]:
         "width": recipe.get("width", 1),
         "dropout": recipe.get("dropout"),
         "stem_stride": recipe.get("stem_stride"),
-        "init": recipe.get("init", "published"),  # runs of before the scaled one do not say it
+        "init": loaded.model.architecture.init,
         "image_size": loaded.image_size,
         "epoch": loaded.epoch,
         "metrics": dict(loaded.metrics or {}),

@@ -80,7 +80,8 @@ class TrainResult:
                 f"{balanced(self.best)}, top-5 {self.best['val_top5']:.2%}, loss {self.best['val_loss']:.4f}"
             )
         elif self.rows:
-            lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; nothing was validated")
+            validated = "nothing was validated" if self.best is None else "no epoch is better than guessing"
+            lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; {validated}")
         if not self.finished:
             lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
         if still or (self.finished and self.best is not None):

@@ -198,7 +198,7 @@ class Trainer:
             return None
         watch, steps = self._watch, self.step.done
         still = watch.look(steps, lambda: self._probe("train"))
-        if still is None and row is not None and row["val_top1"] is not None and steps >= self.plan.stop_at:
+        if still is None and row is not None and row["val_top1"] is not None and steps >= self.plan.total_steps:
             split = self.plan.config.val_split
             still = watch.look_at_validation(
                 steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
