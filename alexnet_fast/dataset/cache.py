@@ -59,8 +59,7 @@ class ShardCache:
     Attributes:
         dataset: the local folder of this data set: dataset.json, the split's indexes, and the shards that are here.
         info: dataset.json.
-        fetched_bytes, fetch_seconds: of shards, so far; seconds are of all transfers together.
-        waited_seconds: that `wait` spent.
+        fetched_bytes: of shards, so far.
 
     Raises:
         UsageError: there is no packed data set there, the server refuses who asks, or `limit` is too small for it.
@@ -90,7 +89,7 @@ class ShardCache:
             raise UsageError(
                 f"cache_bytes is {limit:,} and two shards of {url} take {2 * largest:,}: give at least that"
             )
-        self.fetched_bytes, self.fetch_seconds, self.waited_seconds = 0, 0.0, 0.0
+        self.fetched_bytes = 0
         self._changed = threading.Condition()
         self._held: dict[int, IO[bytes]] = {}  # shards that are here and locked for this reader
         self._holds: Counter[int] = Counter()  # how often each was waited for and not yet released
@@ -141,7 +140,7 @@ class ShardCache:
         Raises:
             UsageError, DamagedDataError, StorageError: one cannot be fetched; the text names it.
         """
-        begin = moved = time.perf_counter()
+        moved = time.perf_counter()
         seen = self.fetched_bytes
         for shard in shards:
             while True:
@@ -168,7 +167,6 @@ class ShardCache:
                         f"{self.folder} holds {self.limit:,} bytes of shards that programs are reading, and "
                         f"{self.shards[shard].path} has no room: raise cache_bytes"
                     )
-        self.waited_seconds += time.perf_counter() - begin
 
     def is_ours(self) -> bool:
         """Whether this is the process that opened the cache; a forked one has neither its threads nor its locks."""
@@ -212,11 +210,6 @@ class ShardCache:
                 file.close()
             self._held.clear()
             self._holds.clear()
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second that one transfer brought, 0 before the first."""
-        return self.fetched_bytes / self.fetch_seconds if self.fetch_seconds else 0.0
 
     # -- fetching ---------------------------------------------------------------------------------------------------
 
@@ -290,7 +283,6 @@ class ShardCache:
 
     def _land(self, shard: ShardInfo, path: Path) -> None:
         aside, digest, size = path.with_name(f".{_DATA}.part"), hashlib.sha256(), 0
-        begin = time.perf_counter()
         try:
             with open(aside, "wb") as file:
                 for piece in self._store.stream(f"{shard.path}/{_DATA}"):
@@ -309,7 +301,6 @@ class ShardCache:
             aside.unlink(missing_ok=True)
         with self._changed:
             self.fetched_bytes += size
-            self.fetch_seconds += time.perf_counter() - begin
 
     def _try_often(self, attempt: Callable[[], T], name: str) -> T:
         """The attempt's result; what may pass is tried again after growing pauses, then said."""
