@@ -31,7 +31,7 @@ class CropPlan:
 
     Attributes:
         rows: int32 (n, 10): what the properties below show, column by column. Compiled code reads it as it is
-            (native/module.c, struct crop_row).
+            (native/cut.h, struct crop_row).
     """
 
     rows: IntArray

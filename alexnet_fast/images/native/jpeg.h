@@ -7,6 +7,8 @@
  *     colour.c    samples        -> RGB rows              T.81 A.1.1; JFIF 1.02 for the colours
  *     crop.c      all of it, for the box of a picture that is wanted
  *     resize.c    RGB rows       -> the resized crop
+ *     cut.c       an image of a batch, all the way
+ *     module.c    what Python calls: many images at a time
  *
  * It decodes what nearly every photograph is: 8 bits, Huffman codes, one scan, grey or YCbCr in 4:4:4, 4:2:2, 4:4:0 or
  * 4:2:0, with or without restart markers. Pixels equal libjpeg-turbo's (its accurate integer transform and smooth

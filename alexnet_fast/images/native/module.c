@@ -6,7 +6,7 @@
 #endif
 #include <Python.h>
 
-#include "crop.h"
+#include "cut.h"
 
 static const char *const status_names[] = { /* in the order of enum jpeg_status */
     "ok", "unsupported", "damaged", "wrong size", "bad box", "bad seek entry", "no memory",
@@ -14,20 +14,16 @@ static const char *const status_names[] = { /* in the order of enum jpeg_status 
 
 /* ---- the workspace: what one thread decodes and resizes with ---- */
 
-struct workspaces {
-    struct crop_decoder *decoder;
-    struct workspace resize, pixels;
-    int avx2;
+struct workspace_object {
+    struct cutter *cutter;
     int busy;
 };
 
 static const char capsule_name[] = "alexnet_fast.workspace";
 
-static void free_workspaces(PyObject *capsule) {
-    struct workspaces *work = PyCapsule_GetPointer(capsule, capsule_name);
-    free_crop_decoder(work->decoder);
-    free_workspace(&work->resize);
-    free_workspace(&work->pixels);
+static void free_workspace_object(PyObject *capsule) {
+    struct workspace_object *work = PyCapsule_GetPointer(capsule, capsule_name);
+    free_cutter(work->cutter);
     PyMem_Free(work);
 }
 
@@ -49,22 +45,25 @@ static PyObject *workspace(PyObject *self, PyObject *args) {
     const struct kernels *chosen = choose_kernels(kernels);
     if (chosen == NULL)
         return PyErr_Format(PyExc_ValueError, "there are no kernels %s here", kernels);
-    struct workspaces *work = PyMem_Calloc(1, sizeof *work);
-    if (work == NULL)
-        return PyErr_NoMemory();
-    work->avx2 = strcmp(chosen->name, "avx2") == 0;
-    work->decoder = new_crop_decoder(chosen->name);
-    PyObject *capsule = work->decoder ? PyCapsule_New(work, capsule_name, free_workspaces) : PyErr_NoMemory();
+    struct cutter *cutter = new_cutter(chosen->name);
+    struct workspace_object *work = PyMem_Calloc(1, sizeof *work);
+    PyObject *capsule = NULL;
+    if (cutter == NULL || work == NULL) {
+        PyErr_NoMemory();
+    } else {
+        work->cutter = cutter;
+        capsule = PyCapsule_New(work, capsule_name, free_workspace_object);
+    }
     if (capsule == NULL) {
-        free_crop_decoder(work->decoder);
+        free_cutter(cutter);
         PyMem_Free(work);
     }
     return capsule;
 }
 
 /* Takes hold of a workspace, until `busy` is 0 again; NULL with an exception set. */
-static struct workspaces *take_workspace(PyObject *capsule) {
-    struct workspaces *work = PyCapsule_GetPointer(capsule, capsule_name);
+static struct workspace_object *take_workspace(PyObject *capsule) {
+    struct workspace_object *work = PyCapsule_GetPointer(capsule, capsule_name);
     if (work != NULL && work->busy) {
         PyErr_SetString(PyExc_RuntimeError, "a workspace is one thread's: another one is in it");
         return NULL;
@@ -76,19 +75,10 @@ static struct workspaces *take_workspace(PyObject *capsule) {
 
 /* ---- a batch: what is to be done with n images, and where they go ---- */
 
-/* A row of the crop plan, int32 each: images/geometry.py's CropPlan. */
-struct crop_row {
-    int32_t height, width;            /* of the image */
-    int32_t top, left, box_h, box_w;  /* the box in it */
-    int32_t scaled_h, scaled_w;       /* what the box is resized to */
-    int32_t out_top, out_left;        /* where in that the output lies */
-};
-
 struct batch {
     Py_buffer plan, flips, normalise, out;
     Py_ssize_t n;
-    int side;
-    struct finish finish;
+    struct cuts cuts;
 };
 
 static void release_batch(struct batch *batch) {
@@ -110,16 +100,16 @@ static enum kind kind_of(const char *dtype) {
 static const char *check_batch(const struct batch *batch) {
     const Py_buffer *out = &batch->out;
     const Py_ssize_t n = batch->n, row = out->ndim == 4 ? 3 * out->shape[2] : 0;
-    if (batch->finish.kind == 0)
+    if (batch->cuts.finish.kind == 0)
         return "dtype must be uint8, bfloat16 or float32";
     if (out->ndim != 4 || out->shape[0] != n || out->shape[1] != out->shape[2] || out->shape[3] != 3 ||
-        out->shape[1] < 1 || out->shape[1] > MAX_SIDE || out->itemsize != (Py_ssize_t)batch->finish.kind)
+        out->shape[1] < 1 || out->shape[1] > MAX_SIDE || out->itemsize != (Py_ssize_t)batch->cuts.finish.kind)
         return "out must be (n, S, S, 3), of values as large as dtype's";
     if (batch->plan.itemsize != 4 || batch->plan.len != n * (Py_ssize_t)sizeof(struct crop_row))
         return "plan must be int32 (n, 10)";
     if (batch->flips.obj && batch->flips.len != n)
         return "flips must be bool (n,)";
-    if (batch->finish.kind == AS_UINT8 ? batch->normalise.obj != NULL : batch->normalise.len != 8 * row)
+    if (batch->cuts.finish.kind == AS_UINT8 ? batch->normalise.obj != NULL : batch->normalise.len != 8 * row)
         return "normalise must be float32 (2, S * 3), and None where dtype is uint8";
     return NULL;
 }
@@ -136,74 +126,23 @@ static int take_batch(struct batch *batch, Py_ssize_t n, PyObject *const *args) 
         return -1;
     }
     batch->n = n;
-    batch->finish.kind = kind_of(dtype);
+    batch->cuts.finish.kind = kind_of(dtype);
     const char *wrong = check_batch(batch);
     if (wrong != NULL) {
         release_batch(batch);
         PyErr_SetString(PyExc_ValueError, wrong);
         return -1;
     }
-    batch->side = (int)batch->out.shape[1];
-    batch->finish.scale = batch->normalise.buf;
-    batch->finish.bias = batch->finish.scale ? batch->finish.scale + 3 * batch->side : NULL;
+    const int side = (int)batch->out.shape[1];
+    const float *scale = batch->normalise.buf;
+    batch->cuts = (struct cuts){
+        .crops = batch->plan.buf, .flips = batch->flips.buf, .side = side, .out = batch->out.buf,
+        .finish = {.kind = batch->cuts.finish.kind, .scale = scale, .bias = scale ? scale + 3 * side : NULL},
+    };
     return 0;
 }
 
-static const struct crop_row *crop_of(const struct batch *batch, Py_ssize_t i) {
-    return (const struct crop_row *)batch->plan.buf + i;
-}
-
-static struct target target_of(const struct batch *batch, Py_ssize_t i) {
-    const struct crop_row *crop = crop_of(batch, i);
-    return (struct target){
-        .height = crop->scaled_h, .width = crop->scaled_w, .top = crop->out_top, .left = crop->out_left,
-        .side = batch->side, .mirrored = batch->flips.obj ? ((const uint8_t *)batch->flips.buf)[i] : 0,
-    };
-}
-
-static void *place_of(const struct batch *batch, Py_ssize_t i) {
-    return (char *)batch->out.buf + (size_t)i * batch->side * batch->side * 3 * batch->finish.kind;
-}
-
-/* Whether the box lies in the image, and the output in the scaled box. */
-static int fits(const struct crop_row *crop, int side) {
-    return crop->top >= 0 && crop->left >= 0 && crop->box_h > 0 && crop->box_w > 0 &&
-           crop->box_h <= crop->height && crop->box_w <= crop->width && crop->top <= crop->height - crop->box_h &&
-           crop->left <= crop->width - crop->box_w && crop->scaled_h >= side && crop->scaled_w >= side &&
-           crop->out_top >= 0 && crop->out_left >= 0 && crop->out_top <= crop->scaled_h - side &&
-           crop->out_left <= crop->scaled_w - side;
-}
-
 /* ---- images that are pixels already ---- */
-
-struct pixels {
-    const uint8_t *first;
-    Py_ssize_t count;
-    int height, width;
-};
-
-static enum jpeg_status cut_pixels_of_one(
-    struct workspaces *work, const struct pixels *pixels, int64_t number, const struct batch *batch, Py_ssize_t i
-) {
-    const struct crop_row *crop = crop_of(batch, i);
-    if (number < 0 || number >= pixels->count || crop->height != pixels->height || crop->width != pixels->width ||
-        !fits(crop, batch->side))
-        return JPEG_BAD_BOX;
-    const size_t stride = (size_t)pixels->width * 3, bytes = (size_t)pixels->height * stride;
-    const uint8_t *image = pixels->first + (size_t)number * bytes;
-    if ((size_t)(pixels->count - number) * bytes < bytes + ROW_SLACK) { /* behind the last image lies nothing */
-        uint8_t *copy = reserve(&work->pixels, bytes + ROW_SLACK);
-        if (copy == NULL)
-            return JPEG_NO_MEMORY;
-        memset(copy + bytes, 0, ROW_SLACK);
-        image = memcpy(copy, image, bytes);
-    }
-    struct row_source rows = {
-        .pixels = image + crop->top * stride + 3 * (size_t)crop->left, .stride = stride, .end = crop->box_h,
-    };
-    const struct target target = target_of(batch, i);
-    return resize_box(&work->resize, &rows, crop->box_h, crop->box_w, &target, &batch->finish, place_of(batch, i));
-}
 
 #define BATCH_DOC \
     "    plan: int32 (n, 10), the rows of a `CropPlan`.\n" \
@@ -227,23 +166,25 @@ PyDoc_STRVAR(
 );
 
 static PyObject *cut_all_pixels(
-    struct workspaces *work, const Py_buffer *array, const Py_buffer *numbers, const struct batch *batch
+    struct cutter *cutter, const Py_buffer *array, const Py_buffer *numbers, const struct batch *batch
 ) {
     const struct pixels pixels = {
-        .first = array->buf, .count = array->shape[0], .height = (int)array->shape[1], .width = (int)array->shape[2],
+        .first = array->buf, .count = (size_t)array->shape[0],
+        .height = (int)array->shape[1], .width = (int)array->shape[2],
     };
     PyObject *statuses = PyBytes_FromStringAndSize(NULL, batch->n);
     if (statuses == NULL)
         return NULL;
     char *status = PyBytes_AsString(statuses);
+    const int64_t *number = numbers->buf;
     Py_BEGIN_ALLOW_THREADS;
     for (Py_ssize_t i = 0; i < batch->n; i++)
-        status[i] = (char)cut_pixels_of_one(work, &pixels, ((const int64_t *)numbers->buf)[i], batch, i);
+        status[i] = (char)cut_pixels(cutter, &batch->cuts, (size_t)i, &pixels, number[i]);
     Py_END_ALLOW_THREADS;
     return statuses;
 }
 
-static PyObject *cut_pixels(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+static PyObject *cut_pixels_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
     (void)self;
     if (nargs != 8)
         return PyErr_Format(PyExc_TypeError, "cut_pixels takes 8 arguments, got %zd", nargs);
@@ -256,13 +197,12 @@ static PyObject *cut_pixels(PyObject *self, PyObject *const *args, Py_ssize_t na
     }
     PyObject *result = NULL;
     struct batch batch;
-    struct workspaces *work = take_workspace(args[0]);
+    struct workspace_object *work = take_workspace(args[0]);
     if (work != NULL) {
         if (array.ndim != 4 || array.itemsize != 1 || array.shape[3] != 3 || numbers.itemsize != 8) {
             PyErr_SetString(PyExc_ValueError, "pixels must be uint8 (N, H, W, 3), and numbers int64");
         } else if (take_batch(&batch, numbers.len / 8, args + 3) == 0) {
-            batch.finish.avx2 = work->avx2;
-            result = cut_all_pixels(work, &array, &numbers, &batch);
+            result = cut_all_pixels(work->cutter, &array, &numbers, &batch);
             release_batch(&batch);
         }
         work->busy = 0;
@@ -314,25 +254,24 @@ static int take_jpegs(struct jpegs *jpegs, PyObject *list, PyObject *seeks) {
     return 0;
 }
 
-static enum jpeg_status cut_one_jpeg(
-    struct workspaces *work, const struct jpegs *jpegs, const struct batch *batch, Py_ssize_t i
-) {
-    const struct crop_row *crop = crop_of(batch, i);
-    if (!fits(crop, batch->side))
-        return JPEG_BAD_BOX;
-    const Py_buffer *bytes = &jpegs->bytes[i], *seek = &jpegs->bytes[jpegs->n + i];
-    const struct encoded image = {
-        .bytes = bytes->buf, .length = (size_t)bytes->len, .height = crop->height, .width = crop->width,
+static struct encoded encoded_of(const Py_buffer *jpeg, const Py_buffer *seek) {
+    return (struct encoded){
+        .bytes = jpeg->buf, .length = (size_t)jpeg->len,
         .seek_entry = seek->len ? seek->buf : NULL, .seek_entry_length = (size_t)seek->len,
     };
-    const struct box box = {.top = crop->top, .left = crop->left, .height = crop->box_h, .width = crop->box_w};
-    struct row_source *rows;
-    const int keep = rows_kept(crop->box_h, crop->scaled_h);
-    const enum jpeg_status status = open_crop(work->decoder, &image, &box, keep, &rows);
-    if (status != JPEG_OK)
-        return status;
-    const struct target target = target_of(batch, i);
-    return resize_box(&work->resize, rows, crop->box_h, crop->box_w, &target, &batch->finish, place_of(batch, i));
+}
+
+static PyObject *cut_all_jpegs(struct cutter *cutter, const struct jpegs *jpegs, const struct batch *batch) {
+    PyObject *statuses = PyBytes_FromStringAndSize(NULL, jpegs->n);
+    if (statuses == NULL)
+        return NULL;
+    char *status = PyBytes_AsString(statuses);
+    const Py_buffer *seeks = jpegs->bytes + jpegs->n;
+    Py_BEGIN_ALLOW_THREADS;
+    for (Py_ssize_t i = 0; i < jpegs->n; i++)
+        status[i] = (char)cut_jpeg(cutter, &batch->cuts, (size_t)i, encoded_of(&jpegs->bytes[i], &seeks[i]));
+    Py_END_ALLOW_THREADS;
+    return statuses;
 }
 
 PyDoc_STRVAR(
@@ -353,18 +292,10 @@ static PyObject *cut_jpegs(PyObject *self, PyObject *const *args, Py_ssize_t nar
     if (take_jpegs(&jpegs, args[1], args[2]) < 0)
         return NULL;
     PyObject *statuses = NULL;
-    struct workspaces *work = take_workspace(args[0]);
+    struct workspace_object *work = take_workspace(args[0]);
     if (work != NULL) {
         if (take_batch(&batch, jpegs.n, args + 3) == 0) {
-            batch.finish.avx2 = work->avx2;
-            statuses = PyBytes_FromStringAndSize(NULL, jpegs.n);
-            if (statuses != NULL) {
-                char *status = PyBytes_AsString(statuses);
-                Py_BEGIN_ALLOW_THREADS;
-                for (Py_ssize_t i = 0; i < jpegs.n; i++)
-                    status[i] = (char)cut_one_jpeg(work, &jpegs, &batch, i);
-                Py_END_ALLOW_THREADS;
-            }
+            statuses = cut_all_jpegs(work->cutter, &jpegs, &batch);
             release_batch(&batch);
         }
         work->busy = 0;
@@ -385,20 +316,6 @@ PyDoc_STRVAR(
     "    The status, an index into `STATUSES`."
 );
 
-static enum jpeg_status decode_box(
-    struct workspaces *work, const struct encoded *image, const struct box *box, uint8_t *out
-) {
-    struct row_source *rows;
-    enum jpeg_status status = open_crop(work->decoder, image, box, 1, &rows);
-    for (int y = 0; y < box->height && status == JPEG_OK; y++, out += 3 * (size_t)box->width) {
-        while (rows->end <= y && status == JPEG_OK)
-            status = rows->more(rows, y);
-        if (status == JPEG_OK)
-            memcpy(out, rows->pixels + (size_t)(y - rows->first) * rows->stride, 3 * (size_t)box->width);
-    }
-    return status;
-}
-
 static PyObject *decode(PyObject *self, PyObject *args) {
     (void)self;
     PyObject *capsule;
@@ -406,20 +323,19 @@ static PyObject *decode(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Oy*z*y*w*", &capsule, &jpeg, &seek, &plan, &out))
         return NULL;
     PyObject *result = NULL;
-    struct workspaces *work = take_workspace(capsule);
+    struct workspace_object *work = take_workspace(capsule);
     if (work != NULL) {
         const int32_t *p = plan.buf;
         if (plan.len != 24 || p[4] < 1 || p[5] < 1 || out.len != 3 * (Py_ssize_t)p[4] * p[5]) {
             PyErr_SetString(PyExc_ValueError, "plan must be int32 (6,), and out uint8 (height, width, 3)");
         } else {
-            const struct encoded image = {
-                .bytes = jpeg.buf, .length = (size_t)jpeg.len, .height = p[0], .width = p[1],
-                .seek_entry = seek.len ? seek.buf : NULL, .seek_entry_length = (size_t)seek.len,
-            };
+            struct encoded image = encoded_of(&jpeg, &seek);
+            image.height = p[0];
+            image.width = p[1];
             const struct box box = {.top = p[2], .left = p[3], .height = p[4], .width = p[5]};
             enum jpeg_status status;
             Py_BEGIN_ALLOW_THREADS;
-            status = decode_box(work, &image, &box, out.buf);
+            status = decode_box(work->cutter, &image, &box, out.buf);
             Py_END_ALLOW_THREADS;
             result = PyLong_FromLong(status);
         }
@@ -449,7 +365,7 @@ static PyObject *row_starts(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Oy*", &capsule, &jpeg))
         return NULL;
     PyObject *result = NULL;
-    struct workspaces *work = take_workspace(capsule);
+    struct workspace_object *work = take_workspace(capsule);
     if (work != NULL) {
         const size_t room = (size_t)MAX_SIDE / 8 * ROW_START_BYTES + ROW_START_BYTES;
         size_t length = 0;
@@ -457,9 +373,9 @@ static PyObject *row_starts(PyObject *self, PyObject *args) {
         enum jpeg_status status = JPEG_NO_MEMORY;
         uint8_t *starts;
         Py_BEGIN_ALLOW_THREADS;
-        starts = reserve(&work->pixels, room);
+        starts = reserve(&work->cutter->pixels, room);
         if (starts != NULL)
-            status = find_row_starts(work->decoder, jpeg.buf, (size_t)jpeg.len, starts, room, &length, &height, &width);
+            status = find_row_starts(work->cutter->decoder, jpeg.buf, (size_t)jpeg.len, starts, room, &length, &height, &width);
         Py_END_ALLOW_THREADS;
         const Py_ssize_t known = status == JPEG_OK ? (Py_ssize_t)length : 0;
         result = Py_BuildValue("iiiy#", (int)status, height, width, (char *)starts, known);
@@ -474,7 +390,7 @@ static PyObject *row_starts(PyObject *self, PyObject *args) {
 static PyMethodDef methods[] = {
     {"workspace", workspace, METH_VARARGS, workspace_doc},
     {"cut_jpegs", (PyCFunction)(void (*)(void))cut_jpegs, METH_FASTCALL, cut_jpegs_doc},
-    {"cut_pixels", (PyCFunction)(void (*)(void))cut_pixels, METH_FASTCALL, cut_pixels_doc},
+    {"cut_pixels", (PyCFunction)(void (*)(void))cut_pixels_of, METH_FASTCALL, cut_pixels_doc},
     {"decode", decode, METH_VARARGS, decode_doc},
     {"row_starts", row_starts, METH_VARARGS, row_starts_doc},
     {NULL, NULL, 0, NULL},
