@@ -176,7 +176,7 @@ def pack(
             workers=_workers(workers), seed=seed, on_bad_image=on_bad_image, on_missing=on_missing, limit=limit,
             engine=engine, seek_index=not no_seek_index, overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    typer.echo(describe_pack(info, dataset))
+    typer.echo(describe_pack(info, dataset, seek_index=not no_seek_index))
 
 
 @app.command()

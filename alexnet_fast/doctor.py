@@ -201,12 +201,9 @@ def _tried(attempt: Callable[[], str]) -> str:
 
 
 def _try_native() -> str:
-    from .images import compiled_code
+    from .images import describe_compiled_code
 
-    module = compiled_code()
-    if module is not None:
-        return f"yes, {module.KERNELS}"
-    return "no: install a C compiler and Python's headers and alexnet-fast once more to load faster"
+    return describe_compiled_code()
 
 
 def _try_simplejpeg(jpeg: bytes) -> str:

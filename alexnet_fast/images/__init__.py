@@ -28,7 +28,7 @@ from .crop import (
 from .device_augment import draw_on_device, resampling_matrix
 from .geometry import CropPlan, EvalGeometry, eval_resize, plan_eval, plan_train
 from .jpeg import as_eight_bits, check, prepare
-from .native import compiled_code
+from .native import compiled_code, describe_compiled_code
 from .plain import ByteArray
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "as_eight_bits",
     "check",
     "compiled_code",
+    "describe_compiled_code",
     "draw_crops",
     "draw_flips",
     "draw_on_device",

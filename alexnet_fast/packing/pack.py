@@ -16,6 +16,7 @@ import numpy as np
 
 from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
 from ..errors import StorageError, UsageError
+from ..images import compiled_code
 from ..options import is_url
 from ..sources import MANY, open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
@@ -289,8 +290,12 @@ def _re_encoded(notes: dict[str, Notes]) -> dict[str, Any]:
     return {"counts": dict(counts), "images": listed}
 
 
-def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
-    """The closing lines of `alexnet-fast pack`: what is in DATASET, and what was changed or left out."""
+def describe_pack(info: DatasetInfo, dataset: str | Path, *, seek_index: bool = True) -> str:
+    """The closing lines of `alexnet-fast pack`: what is in DATASET, and what was changed or left out.
+
+    Args:
+        seek_index: whether one was asked for.
+    """
     lines = []
     for name, split in info.splits.items():
         label = "" if split.labelled else ", without labels"
@@ -315,6 +320,11 @@ def describe_pack(info: DatasetInfo, dataset: str | Path) -> str:
         lines.append(
             "classes have no names but their wnids: words.txt (from Tiny ImageNet) or LOC_synset_mapping.txt (from "
             "Kaggle's ImageNet) beside the images would give them"
+        )
+    if seek_index and compiled_code() is None:
+        lines.append(
+            "no seek index was written: it takes compiled code (alexnet-fast doctor says why there is none), and "
+            "without it crops are decoded from the first row of their image on"
         )
     lines.append(f"{info.num_classes} classes; packed into {dataset}")
     return "\n".join(lines)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -124,6 +127,21 @@ def test_an_entry_of_another_image_is_told_by_verify(packed: Path) -> None:
     assert verify(packed).ok, "its checksum is right"
     (problem,) = verify(packed, decode=True).problems
     assert "its entry in the seek index is of another image" in problem
+
+
+@pytest.mark.parametrize(
+    ("options", "compiled", "said"), [([], "off", True), (["--no-seek-index"], "off", False), ([], "", False)]
+)
+def test_an_index_that_cannot_be_written_is_said(
+    source: Path, tmp_path: Path, options: list[str], compiled: str, said: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet_fast", "pack", source, tmp_path / "data", *options],
+        capture_output=True, text=True, env={**os.environ, "ALEXNET_FAST_NATIVE": compiled},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.count("no seek index was written") == 1) == said
+    assert (tmp_path / "data" / NAME).exists() == (not options and not compiled)
 
 
 def test_packing_anew_without_takes_an_old_one_away(source: Path, packed: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from conftest import draw_image, encode
 from torchvision.transforms.v2 import functional
 
+import alexnet_fast
 from alexnet_fast.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -211,12 +214,35 @@ def build_tool() -> Any:
 def test_a_missing_compiler_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = build_tool()
     target = tool.extension_path(tmp_path)
-    target.write_bytes(b"of an older version")
+    for name in (target.name, f"_native{EXTENSION_SUFFIXES[0]}"):
+        target.with_name(name).write_bytes(b"of an older version")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert tool.build_what_can_be(target, "").startswith("not compiled")
-    assert not target.exists()
+    assert not list(tmp_path.iterdir())
     with pytest.raises(RuntimeError, match="cannot be compiled"):
         tool.build_what_can_be(target, "require")
+
+
+def test_a_file_that_does_not_suit_is_named(tmp_path: Path) -> None:
+    """Python takes the one that is named for this version first."""
+    package = Path(alexnet_fast.__file__).parent
+    shutil.copytree(package, tmp_path / "alexnet_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    stale = tmp_path / "alexnet_fast/images/native" / f"_native{EXTENSION_SUFFIXES[0]}"
+    stale.write_bytes(b"of an older version")
+    script = (
+        "from alexnet_fast.images import compiled_code, describe_compiled_code as d; print(compiled_code()); print(d())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f"None\nno: {stale} does not suit this installation (ImportError"), done
+    assert done.stderr.count(f"compiled code is not used, and loading is slower: {stale}") == 1
+    stale.unlink()
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if native.compiled_code() is not None:
+        assert f", {tmp_path / 'alexnet_fast/images/native/_native'}." in done.stdout and not done.stderr
+    environment["ALEXNET_FAST_NATIVE"] = "off"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "None\nno: ALEXNET_FAST_NATIVE=off is set\n" and not done.stderr
 
 
 @pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling is not installed")
