@@ -59,7 +59,8 @@ def build(target: Path, flags: tuple[str, ...] = ()) -> None:
             ]  # fmt: skip
         else:
             command = [
-                *compiler, "-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", *_linking(), *flags,
+                *compiler, "-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
+                *_linking(), *flags,
                 f"-I{include}", *(f"-D{d}" for d in defines), *sources, "-o", str(made),
                 *([] if os.name == "nt" else ["-lm"]),
             ]  # fmt: skip

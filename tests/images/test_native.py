@@ -28,10 +28,12 @@ from alexnet_fast.images import (
     Cropper,
     CropPlan,
     UndecodableError,
+    finish_batch,
     image_tensor,
     native,
     output_array,
 )
+from alexnet_fast.images.augment import scale_and_bias
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_compiled = pytest.mark.skipif(native.compiled_code() is None, reason="not compiled")
@@ -124,6 +126,21 @@ def test_machines_without_avx2_get_the_same_pixels() -> None:
             workspace = module.workspace(kernels)
             assert not any(module.cut_pixels(workspace, pixels, numbers, plan.rows, flips, "uint8", None, out))
         assert np.array_equal(*outs)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_processor_normalises_as_torch_to_the_bit(dtype: str) -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    plan = CropPlan.of([16, 16], [[0, 0, 16, 16]], [16, 16], [0, 0])
+    integers = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    normalise = np.stack([row.numpy() for row in scale_and_bias("cpu", 16)])
+    module = native.compiled_code()
+    for kernels in ("plain", None):
+        out, values = outputs(1, 16, dtype)
+        arguments = (module.workspace(kernels), pixels, np.array([0]), plan.rows, None, dtype, normalise, out)
+        assert not any(module.cut_pixels(*arguments))
+        assert torch.equal(values, finish_batch(integers, None, getattr(torch, dtype))), kernels
 
 
 @needs_compiled

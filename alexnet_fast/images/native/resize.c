@@ -95,19 +95,23 @@ static void mix_columns_plain(const uint8_t *row, const struct axis *axis, int s
     }
 }
 
+/* bias + scale * value, rounded once, as torch's addcmul does it on a CPU: with the instruction for that, or in double,
+ * which holds the product of a float and a byte and the sum exactly. So all processors and compilers give one result. */
+ALWAYS_INLINE float normalise(float bias, float scale, uint8_t value, int has_fma) {
+    return has_fma ? fmaf(scale, value, bias) : (float)(bias + (double)scale * value);
+}
+
 /* The compiler makes vector code of these loops, for AVX2 where they are inlined into code for it. */
-ALWAYS_INLINE void finish_row(
-    const uint8_t *row, const struct finish *finish, int n, void *out
-) {
+ALWAYS_INLINE void finish_row(const uint8_t *row, const struct finish *finish, int n, int has_fma, void *out) {
     const float *scale = finish->scale, *bias = finish->bias;
     if (finish->kind == AS_FLOAT32) {
         float *to = out;
         for (int i = 0; i < n; i++)
-            to[i] = bias[i] + scale[i] * (float)row[i];
+            to[i] = normalise(bias[i], scale[i], row[i], has_fma);
     } else if (finish->kind == AS_BFLOAT16) {
         uint16_t *to = out;
         for (int i = 0; i < n; i++) {
-            const float value = bias[i] + scale[i] * (float)row[i];
+            const float value = normalise(bias[i], scale[i], row[i], has_fma);
             uint32_t bits;
             memcpy(&bits, &value, sizeof bits);
             to[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16); /* to the nearest, ties to even */
@@ -116,15 +120,13 @@ ALWAYS_INLINE void finish_row(
 }
 
 static void finish_row_plain(const uint8_t *row, const struct finish *finish, int n, void *out) {
-    finish_row(row, finish, n, out);
+    finish_row(row, finish, n, 0, out);
 }
 
 #if HAVE_X86
 
-TARGET("avx2,fma") static void finish_row_avx2(
-    const uint8_t *row, const struct finish *finish, int n, void *out
-) {
-    finish_row(row, finish, n, out);
+TARGET("avx2,fma") static void finish_row_avx2(const uint8_t *row, const struct finish *finish, int n, void *out) {
+    finish_row(row, finish, n, 1, out);
 }
 
 /* As `mix_rows_plain`, where `last` is the last row that exists. Two rows at a time: their bytes side by side, widened, multiplied with both weights and added in one instruction. */
