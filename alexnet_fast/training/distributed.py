@@ -26,11 +26,14 @@ class Ranks:
     Attributes:
         rank, world_size: its number among all, and how many there are.
         device: where it computes; with CUDA, each process of a node has its own GPU.
+        joined: whether a process group joins them. torchrun makes one of a single process too, so that one GPU shows
+            how many will run.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    joined: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -39,13 +42,13 @@ class Ranks:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place."""
-        if self.world_size > 1:
+        if self.joined:
             dist.all_reduce(values)
         return values
 
     def barrier(self) -> None:
         """Wait for all."""
-        if self.world_size > 1:
+        if self.joined:
             dist.barrier()
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -53,7 +56,7 @@ class Ranks:
 
         Small, picklable results only.
         """
-        if self.world_size == 1:
+        if not self.joined:
             return work()
         box: list[Any] = [None, None]
         if self.is_main:
@@ -78,7 +81,8 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
         AlexNetFastError: the processes do not reach each other, or another ended in the midst of the work.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1 or "RANK" not in os.environ:
+    # A launcher of jobs may announce a single process and mean none; torchrun leaves its mark.
+    if "RANK" not in os.environ or (world_size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
         alone = choose_device(device)
         use_device(alone)
         yield Ranks(0, 1, alone)
@@ -105,7 +109,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     if not already:
         _meet("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), chosen, joined=True)
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise

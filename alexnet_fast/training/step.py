@@ -80,8 +80,8 @@ class Step:
         self._optimizer = make_optimizer(self.model, recipe, ranks.device.type)
         self._scaler = precision.scaler()
         self.mean = WeightMean(self.model, recipe.ema) if recipe.ema else None
-        # With several processes autocast stays, so that gradients are averaged in float32.
-        own_copy = precision.name == "bf16" and ranks.device.type == "cpu" and ranks.world_size == 1
+        # In a process group autocast stays, so that gradients are averaged in float32.
+        own_copy = precision.name == "bf16" and ranks.device.type == "cpu" and not ranks.joined
         self._copy = WorkingCopy(self.model, precision) if own_copy else None
         # On a CPU a step may take minutes, and a checkpoint in the midst of one holds the state before it. The weights
         # are as before until they move; a forward pass changes the statistics of batch norm alone.
@@ -119,7 +119,7 @@ class Step:
 
     def _wrap(self, network: nn.Module, compile: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         module: Any = torch.compile(network) if compile else network
-        if self._ranks.world_size > 1:
+        if self._ranks.joined:
             devices = [self._ranks.device] if self._ranks.device.type == "cuda" else None
             module = torch.nn.parallel.DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
         return module  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ class Vote:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self._alone = ranks.world_size == 1
+        self._alone = not ranks.joined
         self._group: Any = None if self._alone else dist.new_group(backend="gloo")
         self._asked: tuple[torch.Tensor, Any] | None = None
 

@@ -362,7 +362,7 @@ class Trainer:
         The step that it is in is given up: the checkpoint is of the state before it.
         """
         if self._saved != (self.epoch, self.step.done) and (
-            self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or self.folder is None
+            self.ranks.joined or self.ranks.device.type != "cpu" or self.folder is None
         ):
             return None
         self.step.lock.acquire()  # for good: the process ends

@@ -231,19 +231,25 @@ def test_one_bad_record_is_named(tmp_path: Path, open_on: Callable[..., Loader],
         assert float(torch.ones(3, device="cuda").sum()) == 3
 
 
-def test_one_rank_of_its_own_trains_as_a_process_alone(packed_small: Path, tmp_path: Path) -> None:
-    """Through torchrun, which names the rank and the GPU; a run of one process needs no DistributedDataParallel."""
-    arguments = [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--no-python", sys.executable, "-c",
-        "from alexnet_fast.cli import main; main()", "train", packed_small, "--run-dir", tmp_path / "run", "--epochs",
-        "1", "--batch-size", "16", "--image-size", "64", "--set", "width=0.1", "--device", "cuda", "--backend",
-        "resident",
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["totals"]["steps"] == 3 and np.isfinite(summary["last"]["train_loss"])
-    assert "gpu" in summary["hardware"]
+def test_one_rank_under_torchrun_trains_as_a_process_alone(packed_small: Path, tmp_path: Path) -> None:
+    """One GPU takes the way of many: NCCL, DistributedDataParallel, and the sums over all ranks."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--no-python", sys.executable]
+    program = ["-c", "from alexnet_fast.cli import main; main()"]
+    losses = []
+    for name, words in (("alone", program), ("joined", launcher + program)):
+        arguments = [
+            "train", packed_small, "--run-dir", tmp_path / name, "--epochs", "1", "--batch-size", "16", "--image-size",
+            "64", "--set", "width=0.1", "--set", "dropout=0", "--precision", "fp32", "--device", "cuda", "--backend",
+            "resident",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *words, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["totals"]["steps"] == 3 and "gpu" in summary["hardware"]
+        losses.append(summary["last"]["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")

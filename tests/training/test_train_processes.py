@@ -149,6 +149,19 @@ def test_two_processes_follow_the_losses_of_one(packed_small, run_of_two, tmp_pa
 
 
 @pytest.mark.slow
+def test_one_process_under_torchrun_is_a_group_of_one(packed_small, tmp_path, train_here):
+    """It goes the way of many, so that a computer with one GPU shows what many will do."""
+    runs = [tmp_path / "alone", tmp_path / "joined"]
+    code, _, errors = train_here(command(packed_small, runs[0], *ALIKE, "--epochs", "1"))
+    assert code == 0, errors
+    code, _, errors = finish(torchrun(1, command(packed_small, runs[1], *ALIKE, "--epochs", "1")))
+    assert code == 0, errors
+    weights = [load_checkpoint(run / "last.pt")["model"] for run in runs]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds torchrun's processes in /proc")
 def test_a_killed_rank_brings_all_back_to_the_checkpoint_and_one_process_can_end_the_run(
     packed_small, run_of_two, tmp_path, train_here
