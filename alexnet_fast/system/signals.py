@@ -52,7 +52,7 @@ class StopSignals:
         self.last_words: Callable[[int], str | None] = lambda number: "stopped"
         self._grace = grace
         self._ends_process: bool = ends_process or any(outer._ends_process for outer in _active)
-        self._over = threading.Event()
+        self._answered, self._over = threading.Event(), threading.Event()
         self._taken = False  # the main thread has heard of the first signal
         self._old: dict[int, Any] = {}
         self._old_descriptor = self._ours = self._theirs = -1
@@ -72,6 +72,8 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.received:  # the thread that answers may not have had a core yet
+            self._answered.wait(1)
         self._over.set()
         if not self._old:
             return
@@ -106,6 +108,7 @@ class StopSignals:
     def _see_it_end(self, number: int) -> None:
         if not self._over.is_set():
             _print(f"{signal.Signals(number).name}: {self.answer}")
+        self._answered.set()
         if not self._ends_process or self._over.wait(self._grace):
             return
         words = self.last_words(number)
