@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ class StopSignals:
         self.last_words: Callable[[int], str | None] = lambda number: "stopped"
         self._grace = grace
         self._ends_process: bool = ends_process or any(outer._ends_process for outer in _active)
-        self._answered, self._over = threading.Event(), threading.Event()
+        self._over = threading.Event()
+        self._answered = False
         self._taken = False  # the main thread has heard of the first signal
         self._old: dict[int, Any] = {}
         self._old_descriptor = self._ours = self._theirs = -1
@@ -72,8 +74,6 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.received:  # the thread that answers may not have had a core yet
-            self._answered.wait(1)
         self._over.set()
         if not self._old:
             return
@@ -87,6 +87,12 @@ class StopSignals:
     def _take(self, number: int, frame: object) -> None:
         again, self._taken = self._taken, True
         self.received = self.received or number
+        # On busy cores the answer would come after what the main thread says of its end. No lock: this may interrupt
+        # itself.
+        for _ in range(100):
+            if self._answered:
+                break
+            time.sleep(0.01)
         if not self.gentle or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
 
@@ -108,7 +114,7 @@ class StopSignals:
     def _see_it_end(self, number: int) -> None:
         if not self._over.is_set():
             _print(f"{signal.Signals(number).name}: {self.answer}")
-        self._answered.set()
+        self._answered = True
         if not self._ends_process or self._over.wait(self._grace):
             return
         words = self.last_words(number)
