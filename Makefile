@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test lowest lint types check bench clean
 
 demo: $(STAMP)
 	$(BIN)/alexnet-fast demo
@@ -12,6 +12,11 @@ demo: $(STAMP)
 # Side by side, a process for each core; every test keeps to folders of its own.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# The same tests beside the lowest versions that pyproject.toml declares; what those packages warn of is theirs.
+lowest:
+	@PIP_FIND_LINKS= tools/install.sh .venv-lowest "$(PYTHON)" lowest
+	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -o filterwarnings=default
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -32,4 +37,4 @@ $(STAMP): pyproject.toml constraints.txt tools/install.sh tools/build_native.py 
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Make the virtual environment $1 with the interpreter $2 and install the package into it, editable, with all it takes
-# to test and lint it. Versions are those of constraints.txt. Nothing outside $1 has to be writable but the caches,
-# and where they are not, the installers do without.
+# to test and lint it. Versions are those of constraints.txt, or with a third word, lowest, the lowest that
+# pyproject.toml declares. Nothing outside $1 has to be writable but the caches, and where they are not, the installers
+# do without.
 set -eu
 venv=$1
 python=${2:-python3}
+versions=${3:-tested}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
   echo "error: Python 3.10 or newer is needed: name one with make PYTHON=python3.12" >&2
@@ -33,7 +35,15 @@ if [ -n "$uv" ]; then
   if [ -z "$cache" ] || ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
     export UV_NO_CACHE=1
   fi
-  VIRTUAL_ENV=$venv "$uv" pip install --quiet --constraint constraints.txt --editable '.[dev]' && exit
+  export VIRTUAL_ENV=$venv
+  if [ "$versions" = lowest ]; then
+    exec "$uv" pip install --quiet --resolution lowest-direct --editable '.[test]'
+  fi
+  "$uv" pip install --quiet --constraint constraints.txt --editable '.[dev]' && exit
   echo "uv could not install; trying pip" >&2
 fi
+[ "$versions" != lowest ] || {
+  echo "error: the lowest versions are found by uv alone, which could not be installed: install uv" >&2
+  exit 2
+}
 pip install --constraint constraints.txt --editable '.[dev]'
