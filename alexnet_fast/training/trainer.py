@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -22,14 +23,14 @@ from ..errors import AlexNetFastError, DamagedDataError, StoppedError
 from ..loaders import Loader, open_loader
 from ..models import create_model
 from ..plots import best_row, plot_curves
-from ..system import NoProgress, Progress, StopSignals, progress_bar
+from ..system import CoreWatch, NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
 from .diagnosis import PROBE_IMAGES, Watch
 from .distributed import Ranks
 from .fit import fit_verdict
 from .initial import freeze_features, take_weights
-from .log import duration, epoch_line, step_note
+from .log import cores_note, duration, epoch_line, step_note
 from .plan import Plan, resume_command
 from .recipes import training_size, transforms, usual_rate
 from .run_folder import CURVES, RunFolder
@@ -89,6 +90,9 @@ class Trainer:
         self._saved = (0, 0)  # epoch and step of the newest checkpoint
         self._failed: set[str] = set()  # by-products that cannot be written
         self._told = False  # how long the run will take
+        # Ranks on one computer are other programs to each other, so only a process alone looks.
+        alone_on_cpu = ranks.device.type == "cpu" and not ranks.joined
+        self._cores: CoreWatch | None = CoreWatch() if alone_on_cpu else None
         self._drawn_at = time.monotonic()
         # How far other numbers of ranks read this epoch, where that sets the order (`LoaderConfig.done`).
         self._stretches: list[tuple[int, int]] = []
@@ -299,6 +303,17 @@ class Trainer:
             self._told = True
             speed = self.clock.images_per_s(self.plan.recipe.batch_size)
             self.say(f"training will take about {duration(left)} at {speed:,.1f} images/s, the pace of its first steps")
+            self._look_at_cores()
+
+    def _look_at_cores(self) -> None:
+        """Say it, once, where other programs take cores that training waits for."""
+        if self._cores is None:
+            return
+        spins = torch.get_num_threads() > 1 and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive"
+        note = cores_note(self._cores.use(), spins=spins)
+        self._cores = CoreWatch() if note is None else None
+        if note is not None:
+            self.say(note)
 
     def _seconds_left(self) -> float | None:
         last = self.rows[-1]["seconds"] if self.rows else None
@@ -319,6 +334,7 @@ class Trainer:
         self.say(epoch_line(row, self.plan.recipe.epochs, self._seconds_left()))
         if "still" in row and self.step.done < self.plan.stop_at:
             self.say(row["still"])
+        self._look_at_cores()
         if self.folder is None:
             return
         self.folder.write_rows(self.rows)

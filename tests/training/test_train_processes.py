@@ -111,6 +111,22 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(packed_small, tmp_pa
     assert "going on from last.pt" in output
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose cores here")
+def test_a_core_that_others_eat_is_named_once(packed_small, tmp_path):
+    core = min(os.sched_getaffinity(0))
+    eater = start([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"])
+    try:
+        code, output, errors = finish(
+            start(["taskset", "-c", str(core), *command(packed_small, tmp_path / "run", "--epochs", "1")])
+        )
+    finally:
+        eater.kill()
+        eater.communicate()
+    assert code == 0, errors
+    assert output.count("of the cores, and training waits for them.") == 1
+    assert "OMP_WAIT_POLICY" not in output  # one thread waits for no other
+
+
 def torchrun(processes: int, arguments: list[str], *options: str) -> subprocess.Popen[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
