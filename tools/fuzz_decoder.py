@@ -1,6 +1,7 @@
 """Throws damaged JPEGs at the compiled decoder, built with the sanitizers, with libjpeg-turbo as the judge.
 
     python tools/fuzz_decoder.py --seconds 600 [--seed 0] [--json FILE] [JPEG ...]
+    python tools/fuzz_decoder.py --boxes [--json FILE]     every box of every small image instead
     python tools/fuzz_decoder.py --libfuzzer DIRECTORY     what clang's libFuzzer needs, where clang is there
 
 Images of every sampling, with restart markers and without, are damaged: bits flipped, bytes set, cut out, put in,
@@ -8,6 +9,9 @@ copied from place to place, the end cut off. Each is decoded whole and in a box,
 are damaged as well. Address and undefined-behaviour sanitizers end the process at the first fault. Where the decoder
 accepts a whole image, libjpeg-turbo must decode it without a warning to the same pixels; where it accepts a box, the
 box must hold what libjpeg-turbo makes of that part.
+
+`--boxes` damages nothing: every box of images of every size from 1 x 1 to 17 x 17, in every sampling, with a seek entry
+and without, by each kind of kernels, must be the slice of what libjpeg-turbo makes of the whole.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import argparse
 import collections
 import ctypes
 import io
+import itertools
 import json
 import os
 import random
@@ -26,6 +31,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -96,9 +102,13 @@ class Library:
             pointer, ctypes.c_char_p, ctypes.c_size_t, pointer, ctypes.c_char_p, ctypes.c_size_t, pointer,
         ]  # fmt: skip
         self._library.fuzz_row_starts.argtypes = [pointer, ctypes.c_char_p, ctypes.c_size_t, pointer, pointer]
-        self.decoders = [
-            decoder for name in (b"plain", b"sse2", b"avx2", b"neon") if (decoder := self._library.fuzz_new(name))
-        ]
+        self._library.fuzz_all_boxes.argtypes = [
+            pointer, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
+            pointer, pointer,
+        ]  # fmt: skip
+        made = {name: self._library.fuzz_new(name.encode()) for name in ("plain", "sse2", "avx2", "neon")}
+        self.kernels = [name for name, decoder in made.items() if decoder]
+        self.decoders = [made[name] for name in self.kernels]
         self._starts = np.zeros(81920, np.uint8)
 
     def decode(self, which: int, jpeg: bytes, plan: list[int], starts: bytes | None = None) -> tuple[str, np.ndarray]:
@@ -115,6 +125,27 @@ class Library:
             self.decoders[which], jpeg, len(jpeg), self._starts.ctypes.data, ctypes.addressof(length)
         )
         return STATUSES[status], self._starts[: length.value if status == 0 else 0].tobytes()
+
+    def all_boxes(self, which: int, jpeg: bytes, whole: np.ndarray, starts: bytes | None) -> int:
+        """How many boxes the image has.
+
+        Raises:
+            ValueError: one of them has other pixels than `whole`.
+        """
+        wrong = (ctypes.c_int32 * 4)()
+        count: int = self._library.fuzz_all_boxes(
+            self.decoders[which],
+            jpeg,
+            len(jpeg),
+            *whole.shape[:2],
+            starts,
+            len(starts or b""),
+            whole.ctypes.data,
+            wrong,
+        )
+        if count < 0:
+            raise ValueError(f"top, left, height, width {list(wrong)}")
+        return count
 
 
 def judged(jpeg: bytes, strict: bool) -> np.ndarray | None:
@@ -160,6 +191,41 @@ def try_one(library: Library, jpeg: bytes, rng: random.Random, seen: collections
     return ""
 
 
+def try_boxes(library: Library) -> dict[str, Any]:
+    """Every box of every size from 1 x 1 to 17 x 17 in every sampling; counts, and what differed."""
+    generator = np.random.default_rng(0)
+    counts: collections.Counter[tuple[str, int, bool]] = collections.Counter()
+    faults = []
+    samplings = ("444", "422", "440", "420", "GRAY")
+    for sampling, height, width in itertools.product(samplings, range(1, 18), range(1, 18)):
+        pixels = generator.integers(0, 128, (height, width, 3)) + np.arange(0, 85, 5)[:height, None, None]
+        jpeg = _encoded(pixels.astype(np.uint8), sampling, int(generator.integers(50, 100)))
+        whole = simplejpeg.decode_jpeg(jpeg, "RGB")
+        for which in range(len(library.kernels)):
+            status, starts = library.row_starts(which, jpeg)
+            if status != "ok":
+                faults.append(f"{sampling}, {height} x {width}: row starts are {status}")
+            for seek in (None, starts) if starts else (None,):
+                try:
+                    counts[sampling, which, seek is not None] += library.all_boxes(which, jpeg, whole, seek)
+                except ValueError as error:
+                    faults.append(f"{sampling}, {library.kernels[which]}, {height} x {width}: {error}")
+    seen = [
+        {
+            "sampling": sampling, "kernels": kernels,
+            "without": counts[sampling, which, False], "with": counts[sampling, which, True],
+        }
+        for sampling in samplings for which, kernels in enumerate(library.kernels)
+    ]  # fmt: skip
+    return {"boxes": sum(counts.values()), "faults": faults, "seen": seen}
+
+
+def _encoded(pixels: np.ndarray, sampling: str, quality: int) -> bytes:
+    if sampling == "GRAY":
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels[..., :1]), colorspace="GRAY", quality=quality)
+    return simplejpeg.encode_jpeg(pixels, colorsubsampling=sampling, quality=quality)
+
+
 def build(folder: Path) -> Path:
     target = folder / "decoder.so"
     subprocess.run(
@@ -197,6 +263,7 @@ def main() -> None:
     parser.add_argument("jpegs", nargs="*", type=Path, help="more images to damage")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--boxes", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--libfuzzer", type=Path)
     args = parser.parse_args()
@@ -213,31 +280,37 @@ def main() -> None:
                 **os.environ, "FUZZ_LIBRARY": str(library), "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"
             }  # fmt: skip
             raise SystemExit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
-    library, rng = Library(os.environ["FUZZ_LIBRARY"]), random.Random(args.seed)
+    compiler = subprocess.run([os.environ.get("CC", "gcc"), "--version"], capture_output=True, text=True).stdout
+    made_with = {"cpu": _processor(), "compiler": compiler.splitlines()[0], "simplejpeg": version("simplejpeg")}
+    library = Library(os.environ["FUZZ_LIBRARY"])
+    begin = time.monotonic()
+    found = try_boxes(library) if args.boxes else try_mutations(library, args)
+    result = {**made_with, **found, "seconds": round(time.monotonic() - begin)}
+    print(json.dumps(result))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    raise SystemExit(1 if result["faults"] else 0)
+
+
+def try_mutations(library: Library, args: argparse.Namespace) -> dict[str, Any]:
+    """Damaged images for so many seconds; counts. What is a fault is printed, and its image kept."""
+    rng = random.Random(args.seed)
     bases = [*seeds(), *(path.read_bytes() for path in args.jpegs)]
     seen: collections.Counter[str] = collections.Counter()
-    begin, count, wrong = time.monotonic(), 0, []
-    for jpeg in bases:
-        wrong += [(fault, jpeg) for fault in [try_one(library, jpeg, rng, seen)] if fault]
+    wrong = [fault for jpeg in bases if (fault := try_one(library, jpeg, rng, seen))]
+    for fault in wrong:
+        print(f"an image that is not damaged: {fault}", flush=True)
     seen.clear()
+    begin, count = time.monotonic(), 0
     while time.monotonic() - begin < args.seconds:
         jpeg = damage(rng.choice(bases), rng)
         count += 1
         fault = try_one(library, jpeg, rng, seen)
         if fault:
-            wrong.append((fault, jpeg))
+            wrong.append(fault)
             Path(f"fuzz-{len(wrong)}.jpg").write_bytes(jpeg)
             print(f"{fault}: kept as fuzz-{len(wrong)}.jpg", flush=True)
-    compiler = subprocess.run([os.environ.get("CC", "gcc"), "--version"], capture_output=True, text=True).stdout
-    result = {
-        "cpu": _processor(), "compiler": compiler.splitlines()[0], "simplejpeg": version("simplejpeg"),
-        "seed": args.seed,
-        "inputs": count, "seconds": round(time.monotonic() - begin), "faults": len(wrong), "seen": dict(seen),
-    }  # fmt: skip
-    print(json.dumps(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    raise SystemExit(1 if wrong else 0)
+    return {"seed": args.seed, "inputs": count, "faults": len(wrong), "seen": dict(seen)}
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def page() -> str:
         ),
         "",
     ]
-    lines += _kills() + _flips() + _damaged_jpegs()
+    lines += _kills() + _flips() + _damaged_jpegs() + _boxes()
     lines += ["## The tests", ""]
     for title, module, names in _SECTIONS:
         path = ROOT / "tests" / f"{module}.py"
@@ -158,6 +158,29 @@ def _damaged_jpegs() -> list[str]:
     for name, count in sorted(seen.items()):
         what, _, status = name.partition(": ")
         lines.append(f"| {'the whole image' if what == 'whole' else 'a box'} | {status} | {count:,} |")
+    return [*lines, ""]
+
+
+def _boxes() -> list[str]:
+    path = RESULTS / "small-boxes.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    lines = [
+        f"## {result['boxes']:,} boxes of small images, {len(result['faults'])} faults",
+        "",
+        (
+            "`tools/fuzz_decoder.py --boxes` decodes every box of images of every size from 1 x 1 to 17 x 17, in every "
+            "sampling, with a seek entry and without, under the same sanitizers. A fault is a box that is not the "
+            "slice of what libjpeg-turbo makes of the whole. The tests below try every interval of rows and of columns."
+        ),
+        "",
+        "| sampling | kernels | without a seek entry | with it |",
+        "|---|---|---:|---:|",
+    ]
+    for row in result["seen"]:
+        shown = " | ".join(f"{row[name]:,}" for name in ("without", "with"))
+        lines.append(f"| {row['sampling']} | {row['kernels']} | {shown} |")
     return [*lines, ""]
 
 

@@ -94,6 +94,34 @@ def test_every_box_of_a_small_image(sampling: str, height: int, width: int, deco
                 assert status == "ok" and np.array_equal(pixels, want), (top, left, box_height, box_width, seek)
 
 
+def spans(length: int) -> list[tuple[int, int]]:
+    """(begin, length) of all of an axis' intervals."""
+    return [(begin, n) for begin in range(length) for n in range(1, length - begin + 1)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_boxes_of_every_small_size(sampling: str, decode: Callable[..., Any]) -> None:
+    """Every interval of rows and every one of columns; tools/fuzz_decoder.py --boxes pairs them all."""
+    for height, width in itertools.product(range(1, 18), range(1, 18)):
+        jpeg = encode(noisy(height, width, height * width), sampling)
+        whole = simplejpeg.decode_jpeg(jpeg, "RGB")
+        found = find_row_starts(jpeg)
+        assert found is not None
+        rows, columns = spans(height), spans(width)
+        for i in range(max(len(rows), len(columns))):
+            (top, box_height), (left, box_width) = rows[i % len(rows)], columns[(19 * i + height) % len(columns)]
+            status, pixels = decode(
+                jpeg,
+                (height, width),
+                [top, left, box_height, box_width],
+                found[2] or None if (i + i // len(rows)) % 2 else None,
+            )
+            assert status == "ok", (height, width, top, left, box_height, box_width)
+            assert np.array_equal(pixels, whole[top : top + box_height, left : left + box_width]), (
+                height, width, top, left, box_height, box_width,
+            )  # fmt: skip
+
+
 def larger_jpegs() -> dict[str, bytes]:
     made: dict[str, bytes] = {}
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3)).astype(np.uint8)
