@@ -59,7 +59,7 @@ def build(target: Path, flags: tuple[str, ...] = ()) -> None:
             ]  # fmt: skip
         else:
             command = [
-                *compiler, "-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
+                *compiler, "-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra",
                 *_linking(), *flags,
                 f"-I{include}", *(f"-D{d}" for d in defines), *sources, "-o", str(made),
                 *([] if os.name == "nt" else ["-lm"]),
@@ -87,10 +87,17 @@ def _libraries() -> Path:
 
 def _linking() -> list[str]:
     if sys.platform == "darwin":
-        return ["-bundle", "-undefined", "dynamic_lookup"]
+        # A Python for two kinds of processors wants both in its extension, unless ARCHFLAGS names those to compile for.
+        universal = ["-arch", "x86_64", "-arch", "arm64"] if sysconfig.get_platform().endswith("universal2") else []
+        return [
+            "-bundle",
+            "-undefined",
+            "dynamic_lookup",
+            *(shlex.split(os.environ.get("ARCHFLAGS") or "") or universal),
+        ]
     if os.name == "nt":
         return ["-shared", f"-L{_libraries()}", "-lpython3" if LIMITED else f"-lpython3{sys.version_info.minor}"]
-    return ["-shared"]
+    return ["-shared", "-fPIC"]
 
 
 def build_what_can_be(target: Path, wish: str) -> str:

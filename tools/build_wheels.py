@@ -4,10 +4,9 @@
 
 For Linux with zig's C compiler (`pip install ziglang`), which brings the C library of any target: manylinux 2.17 for
 x86-64 and for 64-bit Arm. A wheel is for Python 3.11 and later; for 3.10, run this with Python 3.10. `--try` installs
-the wheel for this machine into an empty environment, where CC names no compiler, and decodes with it.
+the wheel for this machine into an empty environment, whose PATH holds no compiler, and decodes with it.
 
-macOS and Windows: `python -m hatchling build` there makes a wheel with that system's compiler; pyproject.toml and
-tools/build_native.py are ready for it, and it is untried.
+macOS and Windows: pyproject.toml holds the configuration for cibuildwheel, which is untried (docs/training.md).
 """
 
 from __future__ import annotations
@@ -68,7 +67,8 @@ def try_it(wheel: Path) -> None:
         pip = [uv, "pip", "install", "--quiet", "--python", python]
         subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
         subprocess.run([*pip, "numpy", "simplejpeg"], check=True)
-        environment = {**os.environ, "CC": "no-such-compiler", "PYTHONPATH": ""}
+        environment = {**os.environ, "CC": "", "PATH": f"{folder}/venv/bin", "PYTHONPATH": ""}
+        assert shutil.which("cc", path=environment["PATH"]) is None
         done = subprocess.run([python, "-c", _TRIAL], cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{wheel.name} does not decode here: {done.stderr}")
