@@ -64,6 +64,11 @@ PEERS = [
     Peer("mds", "MosaicML Streaming", "mds_loader", "mds", {}),
     Peer("torchvision-pil", "torchvision, PIL", "torchvision_loader", "torchvision", {"decoder": "pil"}),
     Peer("timm", "timm", "timm_loader", "timm", {}),
+    Peer("turboloader", "TurboLoader", "turboloader_loader", "turboloader", {}),
+    Peer("torchcodec", "TorchCodec + v2", "torchvision_loader", "torchcodec", {"decoder": "torchcodec"}),
+    Peer("tfdata", "tf.data", "tfdata_loader", "tfdata", {}),
+    Peer("hf", "Hugging Face datasets", "hf_loader", "hf", {}),
+    Peer("ray", "Ray Data", "ray_loader", "ray", {}),
     Peer("alexnet-fast-resident", "alexnet-fast, resident", "ours_loader", "ours", {"backend": "resident"}),
     Peer(
         "alexnet-fast-plain",
@@ -281,6 +286,7 @@ def run_once(
     rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     run: dict[str, Any] = {
         "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "load_before": round(os.getloadavg()[0], 1),
         "wall_s": round(time.perf_counter() - begin, 2),
         "epochs": [_rounded(row) for row in rows if "epoch" in row],
         "peak_memory_mb": round(memory.peak_own / 1024),

@@ -115,6 +115,22 @@ class Check:
         }
 
 
+def draw(job: Job, batch: tuple[Any, Any], path: Path) -> None:
+    """The first images of a batch, eight a row, to be looked at; their labels and values on the terminal."""
+    import torch
+    from PIL import Image
+
+    images, labels = batch
+    images = images[:32].float()
+    if job.float_output:
+        images = images * (torch.tensor(STD) * 255).view(3, 1, 1) + (torch.tensor(MEAN) * 255).view(3, 1, 1)
+    n, _, height, width = images.shape
+    sheet = images.round().clamp(0, 255).to(torch.uint8).view(n // 8, 8, 3, height, width)
+    sheet = sheet.permute(0, 3, 1, 4, 2).reshape(n // 8 * height, 8 * width, 3)
+    Image.fromarray(sheet.contiguous().numpy()).save(path)
+    print(f"labels {labels[:n].tolist()}; {int((images.amax((1, 2, 3)) == 0).sum())} of {n} are all zeros")
+
+
 def histogram_digest(counts: list[int]) -> str:
     """A short name for how often each label was seen."""
     import hashlib
@@ -199,6 +215,7 @@ def main(
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--output", choices=("uint8", "float"), default="uint8")
     parser.add_argument("--epochs", type=int, default=2, help="the first is a warm-up")
+    parser.add_argument("--picture", type=Path, help="draw the first batch into this PNG and end")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", type=_setting)
     args = parser.parse_args()
     if args.prepare:
@@ -211,6 +228,9 @@ def main(
     job = Job(args.data.resolve(), args.batch_size, args.image_size, args.output, settings)
     started = time.perf_counter()
     epoch = open_epochs(job)
+    if args.picture:
+        draw(job, next(iter(epoch(0))), args.picture)
+        return
     print(json.dumps({"settings": settings, "versions": versions(*packages)}), flush=True)
     for row in measure(job, args.epochs, epoch, check):
         if row["epoch"] == 0:

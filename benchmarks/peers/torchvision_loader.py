@@ -1,4 +1,5 @@
-"""torchvision's ImageFolder under a DataLoader: with PIL, its default, or with torchvision.io and the v2 transforms."""
+"""torchvision's ImageFolder under a DataLoader: with PIL, its default, or with the v2 transforms and torchvision.io or
+TorchCodec."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main
 from transforms import NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {
-    "decoder": ("torchvision", "pil"),
+    "decoder": ("torchvision", "torchcodec", "pil"),
     "workers": (2, 3, 4, 1),
     "prefetch": (2,),
 }
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
-PACKAGES = ("torch", "torchvision", "pillow", "numpy")
+PACKAGES = ("torch", "torchvision", "torchcodec", "pillow", "numpy")
 
 
 def open_epochs(job: Job) -> Epoch:

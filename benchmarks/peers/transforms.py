@@ -1,12 +1,13 @@
 """JPEG bytes to a training image, for the peers that read bytes and leave decoding to their user.
 
 Two ways are candidates for each of them: torchvision (decode_jpeg and the v2 transforms on uint8), and simplejpeg with
-OpenCV's area resize.
+OpenCV's area resize. TorchCodec's decode_jpeg, which takes the place of torchvision's, is a third where asked for.
 """
 
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 from common import AREA, ASPECT, MEAN, STD, Job, random_crop
@@ -31,6 +32,10 @@ class Transform:
             import torchvision.io
             import torchvision.transforms.v2  # noqa: F401
 
+            if job.settings.get("decoder") == "torchcodec":
+                import torchcodec.decoders  # noqa: F401
+        self.torchcodec = job.settings.get("decoder") == "torchcodec"
+
     def __call__(self, jpeg: Any) -> Any:
         if self._call is None:
             self._call = self._opencv() if self.opencv else self._torchvision()
@@ -38,10 +43,15 @@ class Transform:
 
     def _torchvision(self) -> Any:
         import torch
-        from torchvision.io import ImageReadMode, decode_jpeg
         from torchvision.transforms import v2
 
         torch.set_num_threads(1)
+        if self.torchcodec:
+            from torchcodec.decoders import decode_jpeg as decode
+        else:
+            from torchvision.io import ImageReadMode, decode_jpeg
+
+            decode = partial(decode_jpeg, mode=ImageReadMode.RGB)
         steps = [v2.RandomResizedCrop(self.size, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()]
         if self.in_worker:
             steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
@@ -49,7 +59,7 @@ class Transform:
 
         def call(jpeg: Any) -> Any:
             data = jpeg if isinstance(jpeg, torch.Tensor) else torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-            return transform(decode_jpeg(data, mode=ImageReadMode.RGB))
+            return transform(decode(data))
 
         return call
 
