@@ -173,6 +173,10 @@ def _train(config: TrainConfig, ranks: Ranks, stops: StopSignals, say: Say) -> T
         finally:
             trainer.close()
         return _finish(trainer, plan, folder) if folder is not None else None
+    except UsageError:
+        if start is not None:
+            start.folder.discard()
+        raise
     finally:
         if start is not None:
             start.folder.close()
@@ -191,7 +195,7 @@ def _open(config: TrainConfig, info: DatasetInfo, ranks: Ranks) -> _Start:
             _check_same(folder.path, plan, stored, int(saved[0]["epoch"]))
         folder.write_config({**plan.record, "command": resume_command(config, folder.path)})
     except BaseException:
-        folder.close()
+        folder.discard()
         raise
     return _Start(folder, plan, saved, stored)
 

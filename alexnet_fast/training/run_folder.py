@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class RunFolder:
             raise UsageError(f"the run folder {path} is a file: give another --run-dir")
         if not resume and self.has_checkpoint():
             raise UsageError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / _LOCK)
@@ -49,6 +51,17 @@ class RunFolder:
     def close(self) -> None:
         """Let others have the folder."""
         self._lock.close()
+
+    def discard(self) -> None:
+        """Close it, and take back what opening it left on disk: for a run that is refused before its first step."""
+        ours = {CONFIG, _LOCK}
+        if self._made and {entry.name for entry in self.path.iterdir()} <= ours:
+            for name in ours:
+                (self.path / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there meanwhile
+                for folder in self._made:
+                    folder.rmdir()
+        self.close()
 
     def read_config(self) -> dict[str, Any] | None:
         """The config.json that is there, None where there is none."""

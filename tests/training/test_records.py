@@ -85,8 +85,27 @@ def test_a_wrong_file_of_records_is_told_in_a_sentence(
     if content is not None:
         (tmp_path / "some.txt").write_text(content)
     with pytest.raises(UsageError, match=text):
-        train(config(packed, tmp_path / "run", records=tmp_path / "some.txt"), say=lambda line: None)
-    assert not (tmp_path / "run" / "config.json").exists()
+        train(config(packed, tmp_path / "runs" / "run", records=tmp_path / "some.txt"), say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_is_refused_leaves_nothing(packed: Path, tmp_path: Path) -> None:
+    """Whether the plan, the loader or the weights refuse it; a folder that was there stays, with all that is in it."""
+    wrong: list[dict[str, Any]] = [
+        {"share": 0.01},
+        {"batch_size": 54},
+        {"init": tmp_path / "none.pt"},
+        {"backend": "synthetic", "overrides": {**SMALL, "randaugment": 9}},
+    ]
+    for changes in wrong:
+        with pytest.raises(UsageError):
+            train(config(packed, tmp_path / "runs" / "run", **changes), say=lambda line: None)
+        assert not (tmp_path / "runs").exists(), changes
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(UsageError):
+        train(config(packed, tmp_path / "mine", share=0.01), say=lambda line: None)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
 def test_both_kinds_of_choice_exclude_each_other(packed: Path, tmp_path: Path) -> None:
