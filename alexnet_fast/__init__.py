@@ -24,8 +24,11 @@ _HOME = {
     "BenchConfig": "config",
     "DamagedDataError": "errors",
     "DatasetInfo": "dataset",
+    "EvaluateConfig": "commands",
     "Loader": "loaders",
     "LoaderConfig": "config",
+    "PackConfig": "commands",
+    "PredictConfig": "commands",
     "ShardReader": "dataset",
     "Share": "config",
     "TrainConfig": "config",
@@ -49,6 +52,9 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from .bench import bench_loader as bench_loader
+    from .commands import EvaluateConfig as EvaluateConfig
+    from .commands import PackConfig as PackConfig
+    from .commands import PredictConfig as PredictConfig
     from .config import Augmentation as Augmentation
     from .config import BenchConfig as BenchConfig
     from .config import LoaderConfig as LoaderConfig

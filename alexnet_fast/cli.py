@@ -18,9 +18,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .config import BACKENDS, DEVICES, WORKERS, BenchConfig, TrainConfig
+from .commands import RUN, EvaluateConfig, PackConfig, PredictConfig
+from .config import BACKENDS, DATASET, DEVICES, WORKERS, BenchConfig, TrainConfig
 from .errors import AlexNetFastError, UsageError
-from .options import SWITCH, Option, default_of, flag_of, name_of, options_of, parse_size, read_value
+from .options import SWITCH, Option, default_of, flag_of, name_of, options_of, read_value
 from .version import __version__
 
 Config = TypeVar("Config")
@@ -47,33 +48,26 @@ def _one_of(option: str, values: Sequence[str], help: str) -> Any:
     return typer.Option(option, metavar="|".join(values), help=help, autocompletion=_completes(values))
 
 
-DatasetArg = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Folder made by `alexnet-fast pack`, or the URL of one.")
-]
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, checkpoint, or an AlexNet's weights.")]
-DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
-
-
 def _from_config(kind: type[Config]) -> Callable[[Callable[[Config], None]], Callable[..., None]]:
-    """Makes a command of a function that takes a config of `kind`: DATASET, and an option for each that it declares."""
+    """Makes a command of a function that takes a config of `kind`, with the arguments and options that it declares."""
     entries = {entry.name: (entry, known) for entry, known in options_of(kind) if known.help}
 
     def decorate(run: Callable[[Config], None]) -> Callable[..., None]:
-        def command(dataset: str, **words: Any) -> None:
+        def command(**words: Any) -> None:
             values = {
                 name: read_value(name_of(entry), known.kind, words[name], word=True)
                 for name, (entry, known) in entries.items()
-                if words[name] is not None
+                if words[name] not in (None, [])
             }
-            run(kind(dataset=dataset, **values))  # type: ignore[call-arg]
+            run(kind(**values))
 
         command.__name__, command.__doc__ = run.__name__, run.__doc__
-        types = {"dataset": DatasetArg} | {name: _typer_type(*entry) for name, entry in entries.items()}
-        parameter, by_keyword = signatures.Parameter, signatures.Parameter.KEYWORD_ONLY
+        types = {name: _typer_type(*entry) for name, entry in entries.items()}
         command.__signature__ = signatures.Signature(  # type: ignore[attr-defined]
-            [parameter("dataset", parameter.POSITIONAL_OR_KEYWORD, annotation=DatasetArg)]
-            + [
-                parameter(name, by_keyword, annotation=types[name], default=_typer_default(*entry))
+            [
+                signatures.Parameter(
+                    name, signatures.Parameter.KEYWORD_ONLY, annotation=types[name], default=_typer_default(*entry)
+                )
                 for name, entry in entries.items()
             ]
         )
@@ -85,6 +79,8 @@ def _from_config(kind: type[Config]) -> Callable[[Callable[[Config], None]], Cal
 
 def _typer_type(entry: Field[Any], known: Option) -> Any:
     flag, kind = flag_of(entry), known.kind
+    if known.argument:
+        return Annotated[kind.type, typer.Argument(metavar=known.metavar, help=known.help)]
     if kind is SWITCH:
         flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
         return Annotated[bool, typer.Option(flag, help=known.help)]
@@ -94,9 +90,16 @@ def _typer_type(entry: Field[Any], known: Option) -> Any:
 
 def _typer_default(entry: Field[Any], known: Option) -> Any:
     default = default_of(entry)
+    if known.argument:
+        return signatures.Parameter.empty
     if default is None or default == {}:
         return None
     return known.kind.write(default) if known.kind.type is str else default
+
+
+DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help=DATASET["option"].help)]
+RunArg = Annotated[Path, typer.Argument(metavar="RUN", help=RUN["option"].help)]
+DeviceOption = Annotated[str, _one_of("--device", DEVICES, "Where to compute.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -109,74 +112,18 @@ def _root(
 
 
 @app.command()
-def pack(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Folder, zip, tar or parquet file of images, or a URL of one.")
-    ],
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder to write, made if missing; or a URL.")],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--split",
-            metavar="NAME[=FOLDER]",
-            help="Pack only this split, or take FOLDER of SOURCE for it; may be repeated.",
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", metavar="FILE|N", help="Pack only the classes that FILE lists, or the first N."),
-    ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="KIND",
-            help="ilsvrc2012, kaggle, tiny-imagenet, imagefolder, webdataset or parquet; auto looks at SOURCE.",
-        ),
-    ] = "auto",
-    shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Where to cut shards.")] = "1GiB",
-    resize_shorter: Annotated[
-        int | None, typer.Option("--resize-shorter", metavar="N", min=1, help="Shrink the shorter side to N pixels.")
-    ] = None,
-    quality: Annotated[
-        int, typer.Option("--quality", metavar="N", min=1, max=100, help="Of what is encoded anew, as JPEG's.")
-    ] = 95,
-    workers: Annotated[str, typer.Option("--workers", metavar="auto|N", help="Worker processes.")] = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the shuffle.")] = 0,
-    on_bad_image: Annotated[
-        str, _one_of("--on-bad-image", ("error", "skip"), "What to do with what cannot be decoded.")
-    ] = "error",
-    on_missing: Annotated[
-        str,
-        _one_of(
-            "--on-missing", ("error", "skip"), "What to do with images without a label, and labels without an image."
-        ),
-    ] = "error",
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Images per split, for trials.")
-    ] = None,
-    engine: Annotated[str, _one_of("--engine", ("local", "ray"), "Where the shards are written.")] = "local",
-    no_seek_index: Annotated[
-        bool, typer.Option("--no-seek-index", help="Leave out the files by which crops are decoded sooner.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
-) -> None:
+@_from_config(PackConfig)
+def pack(config: PackConfig) -> None:
     """Write the images of SOURCE into LMDB shards in DATASET.
 
     Example: alexnet-fast pack tiny-imagenet-200.zip data/tiny
     """
-    from .packing import describe_pack
-    from .packing import pack as run
+    from .packing import describe_pack, write_dataset
     from .system import progress_bar
 
     with progress_bar("packing") as progress:
-        info = run(
-            source, dataset, splits=tuple(split) if split else None, classes=classes, format=format,
-            shard_bytes=parse_size(shard_bytes), resize_shorter=resize_shorter, quality=quality,
-            workers=_workers(workers), seed=seed, on_bad_image=on_bad_image, on_missing=on_missing, limit=limit,
-            engine=engine, seek_index=not no_seek_index, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    typer.echo(describe_pack(info, dataset, seek_index=not no_seek_index))
+        info = write_dataset(config, progress)
+    typer.echo(describe_pack(info, config.dataset, seek_index=config.seek_index))
 
 
 @app.command()
@@ -265,70 +212,27 @@ def bench_loader(config: BenchConfig) -> None:
 
 
 @app.command()
-def evaluate(
-    run: RunArg,
-    dataset: DatasetArg,
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Must have labels.")] = "val",
-    tta: Annotated[str, _one_of("--tta", ("none", "flip", "ten-crop"), "Average over views.")] = "none",
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write an HTML report here.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="At a time.")] = 128,
-    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader.")] = "auto",
-    num_workers: Annotated[str, typer.Option("--num-workers", metavar="auto|N", help="That decode.")] = "auto",
-    device: DeviceOption = "auto",
-    records: Annotated[
-        Path | None,
-        typer.Option("--records", metavar="FILE", help="Only the records of these numbers: a line each, or .npy."),
-    ] = None,
-    share: Annotated[float | None, typer.Option("--share", metavar="X", help="Only this share of each class.")] = None,
-) -> None:
+@_from_config(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> None:
     """Top-1 and top-5 accuracy of RUN on a split of DATASET.
 
     Example: alexnet-fast evaluate runs/tiny data/tiny --tta flip
     """
-    from .system import check_writable
+    from .evaluation import evaluate as run
 
-    check_writable(json, "--json")
-    from .evaluation import evaluate as evaluate_run
-
-    result = evaluate_run(
-        run, dataset, split=split, tta=tta, batch_size=batch_size, backend=backend,
-        num_workers=_workers(num_workers), device=device, report=report, records=records, share=share,
-    )  # fmt: skip
-    if json is not None:
-        result.write_json(json)
-    typer.echo(result.closing_lines())
+    typer.echo(run(**vars(config)).closing_lines())
 
 
 @app.command()
-def predict(
-    run: RunArg,
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Image files, folders of them, or URLs of files.")
-    ],
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to show for each image.")] = 5,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option("--features", metavar="FILE", help="Write the last hidden layer's vectors here (.npy)."),
-    ] = None,
-    device: DeviceOption = "auto",
-) -> None:
+@_from_config(PredictConfig)
+def predict(config: PredictConfig) -> None:
     """Name the most likely classes of anyone's images.
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
-    from .system import check_writable
+    from .evaluation import predict as run
 
-    check_writable(json, "--json")
-    check_writable(features, "--features", (".npy",))
-    from .evaluation import predict as predict_run
-
-    result = predict_run(run, images, top=top, device=device, features=features is not None)
-    if json is not None:
-        result.write_json(json)
-    if features is not None:
-        result.write_features(features)
+    result = run(**vars(config))
     typer.echo(result.closing_lines())
     if result.unreadable:
         raise typer.Exit(1)

@@ -106,6 +106,7 @@ FUNCTION = Kind("something that can be called", _function, "FUNCTION")
 SHARE = Kind("a number over 0 and up to 1", _share, "X", parse=float)
 DTYPE = Kind("a dtype", dtype_name, "DTYPE")
 WORKERS = auto_or(whole(0, MOST_WORKERS))
+DATASET = declared(LOCATION, "Folder made by `alexnet-fast pack`, or the URL of one.", argument=True, metavar="DATASET")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +285,7 @@ class TrainConfig:
         share: of each class to train on, over 0 and up to 1; the same records for every seed. Not with `records`.
     """
 
-    dataset: Path | str = field(metadata=declared(LOCATION))
+    dataset: Path | str = field(metadata=DATASET)
     run_dir: Path | str | None = option(None, PLACE, "Run folder; runs/NAME if not given.", metavar="RUN", again=False)
     model: str = option("alexnet", one_of(*MODELS), "Network.", same_run=True)
     recipe: str = option("fast", one_of(*RECIPES), "Hyper-parameters.")
@@ -359,7 +360,7 @@ class BenchConfig:
         timeout: seconds without a sign of life after which a cell counts as hung.
     """
 
-    dataset: Path | str = field(metadata=declared(LOCATION))
+    dataset: Path | str = field(metadata=DATASET)
     split: str = option("train", TEXT)
     backends: tuple[str, ...] | None = option(
         None, several(one_of(*BACKENDS[1:]), one_of(*BACKENDS[1:]).expected, "A,B"),

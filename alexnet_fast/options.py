@@ -8,15 +8,17 @@ run writes the command that resumes it (`command_words`) and tells whether a res
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UsageError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _MOST_BYTES = 2.0**60
 _LONGEST_VALUE = 1000
 _MOST_DIGITS = 30  # more are a slip of the keyboard, and int() takes no more than 4,300
@@ -59,6 +61,7 @@ class Option:
         metavar: stands for a value in the help.
         again: the command that resumes a run repeats it.
         same_run: a run with another value is another run.
+        argument: it is no option but an argument of the command, told by its place.
     """
 
     kind: Kind
@@ -67,6 +70,7 @@ class Option:
     metavar: str
     again: bool
     same_run: bool
+    argument: bool
 
 
 def declared(
@@ -77,9 +81,10 @@ def declared(
     metavar: str | None = None,
     again: bool = True,
     same_run: bool = False,
+    argument: bool = False,
 ) -> dict[str, Option]:
     """The metadata of a field without a default; see `Option`."""
-    return {"option": Option(kind, help, flag, metavar or kind.metavar, again, same_run)}
+    return {"option": Option(kind, help, flag, metavar or kind.metavar, again, same_run, argument)}
 
 
 def option(default: Any, kind: Kind, help: str = "", **more: Any) -> Any:
@@ -95,6 +100,25 @@ def options_of(config: Any) -> Iterator[tuple[Field[Any], Option]]:
     for entry in fields(config):
         if "option" in entry.metadata:
             yield entry, entry.metadata["option"]
+
+
+def takes_options(config: type) -> Callable[[Function], Function]:
+    """Shows the options of a config in the signature of a function that takes them as ``**options``."""
+
+    def decorate(function: Function) -> Function:
+        own = inspect.signature(function)
+        named = {name: one for name, one in own.parameters.items() if one.kind is not one.VAR_KEYWORD}
+        options = [
+            inspect.Parameter(
+                entry.name, inspect.Parameter.KEYWORD_ONLY, default=default_of(entry), annotation=entry.type
+            )
+            for entry, _ in options_of(config)
+            if entry.name not in named
+        ]
+        function.__signature__ = own.replace(parameters=[*named.values(), *options])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def check_options(config: Any) -> None:
@@ -149,7 +173,7 @@ def command_words(config: Any) -> list[str]:
     words = []
     for entry, known in options_of(config):
         value = getattr(config, entry.name)
-        if not known.help or not known.again or value == default_of(entry):
+        if not known.help or known.argument or not known.again or value == default_of(entry):
             continue
         if known.kind is SETTINGS:
             for name, setting in value.items():
@@ -205,13 +229,14 @@ def whole(least: int, most: int | None = None) -> Kind:
 
 
 def auto_or(kind: Kind) -> Kind:
-    """The word auto, or a whole number of `kind`."""
+    """The word auto, or a value of `kind`."""
     return Kind(
         f"auto or {kind.expected}",
         lambda value: value if value == "auto" else kind.read(value),
         f"auto|{kind.metavar}",
-        parse=_number_or_word,
+        parse=lambda word: word if word == "auto" else (kind.parse or _number_or_word)(word),
         words=("auto",),
+        write=lambda value: value if value == "auto" else kind.write(value),
     )
 
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"errors", "version"},
     {"options"},
     {"config"},
+    {"commands"},
     {"system", "plots"},
     {"images"},
     {"dataset", "sources"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -10,8 +11,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from alexnet_fast import BenchConfig, LoaderConfig, TrainConfig, UsageError, cli
-from alexnet_fast.options import flag_of, options_of
+import alexnet_fast as af
+from alexnet_fast import (
+    BenchConfig,
+    EvaluateConfig,
+    LoaderConfig,
+    PackConfig,
+    PredictConfig,
+    TrainConfig,
+    UsageError,
+    cli,
+)
+from alexnet_fast.options import default_of, flag_of, options_of
 from alexnet_fast.training.plan import resume_command
 
 # Of every option of training a value that is not its default.
@@ -45,6 +56,59 @@ def config_of(kind, words: list[str]):
 def test_a_command_line_without_options_is_the_config_without_any():
     for kind in (TrainConfig, BenchConfig):
         assert config_of(kind, ["data"]) == kind(dataset="data")
+    assert config_of(PackConfig, ["a.zip", "data"]) == PackConfig(source="a.zip", dataset="data")
+    assert config_of(EvaluateConfig, ["run", "s3://data"]) == EvaluateConfig(run="run", dataset="s3://data")
+    assert config_of(PredictConfig, ["run", "a", "https://b/c.jpg"]) == PredictConfig(
+        run="run", images=["a", "https://b/c.jpg"]
+    )
+
+
+def test_the_command_line_gives_every_option_of_packing_and_of_using_a_network():
+    words = "a.zip data --split train --split val=more.tar --classes 7 --format kaggle --shard-bytes 64MiB --quality 80"
+    words += " --resize-shorter 256 --workers 3 --seed 5 --on-bad-image skip --on-missing skip --limit 9 --engine ray"
+    assert config_of(PackConfig, [*words.split(), "--no-seek-index", "--overwrite"]) == PackConfig(
+        source="a.zip", dataset="data", splits=["train", "val=more.tar"], classes="7", format="kaggle",
+        shard_bytes=64 << 20, quality=80, resize_shorter=256, workers=3, seed=5, on_bad_image="skip",
+        on_missing="skip", limit=9, engine="ray", seek_index=False, overwrite=True,
+    )  # fmt: skip
+    words = "run data --split test --tta flip --json a.json --report page --batch-size 7 --backend resident"
+    assert config_of(
+        EvaluateConfig,
+        [*words.split(), "--num-workers", "2", "--device", "cpu", "--records", "r.npy", "--share", "0.5"],
+    ) == EvaluateConfig(
+        run="run", dataset="data", split="test", tta="flip", json="a.json", report="page", batch_size=7,
+        backend="resident", num_workers=2, device="cpu", records="r.npy", share=0.5,
+    )  # fmt: skip
+    words = "run a.jpg --top 3 --json a.json --features f.npy --device cpu"
+    assert config_of(PredictConfig, words.split()) == PredictConfig(
+        run="run", images=["a.jpg"], top=3, json="a.json", features="f.npy", device="cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [(af.pack, PackConfig), (af.evaluate, EvaluateConfig), (af.predict, PredictConfig)]
+)
+def test_a_function_shows_the_options_that_it_takes(function, kind):
+    shown = inspect.signature(function).parameters
+    assert {entry.name for entry, _ in options_of(kind)} == set(shown) - {"progress"}
+    for entry, known in options_of(kind):
+        if not known.argument:
+            assert shown[entry.name].default == default_of(entry)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PackConfig(source="a", dataset="b", splits="train"), "split must be names of splits, .*, got 'train'"),
+        (lambda: PackConfig(source="a", dataset="b", quality=101), "quality must be a whole .* 1 to 100, got 101"),
+        (lambda: PackConfig(source="a", dataset="b", classes=2.5), "classes must be a number of classes, or a file"),
+        (lambda: PredictConfig(run="a", images="b.jpg"), "images must be paths or URLs of images, got 'b.jpg'"),
+        (lambda: EvaluateConfig(run="a", dataset="b", share=0), "share must be a number over 0 and up to 1, got 0"),
+    ],
+)  # fmt: skip
+def test_a_config_says_what_it_takes(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
 
 
 def test_the_command_that_resumes_a_run_asks_for_the_same_run():
@@ -59,7 +123,7 @@ def test_the_command_that_resumes_a_run_asks_for_the_same_run():
 
 
 def test_every_option_of_training_is_tried_here():
-    known = {entry.name for entry, known in options_of(TrainConfig) if known.help}
+    known = {entry.name for entry, known in options_of(TrainConfig) if known.help and not known.argument}
     assert known == {*OTHER, *OF_ONE_START}
     default = TrainConfig(dataset="data")
     assert not [name for name, value in OTHER.items() if getattr(default, name) == value]

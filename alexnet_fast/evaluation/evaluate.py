@@ -5,68 +5,54 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
+from ..commands import EvaluateConfig
 from ..config import LoaderConfig
 from ..dataset import ClassInfo, DatasetInfo, read_dataset_info
 from ..errors import UsageError
 from ..images import eval_resize
 from ..loaders import choose_records, open_loader
 from ..models import choose_precision
-from ..system import choose_device, follow_usable_cores, memory_format, progress_bar, use_device
-from ..training import TTA, Ranks, load_run, score
+from ..options import takes_options
+from ..system import check_writable, choose_device, follow_usable_cores, memory_format, progress_bar, use_device
+from ..training import Ranks, load_run, score
 from .result import EvalResult
 
 
-def evaluate(
-    run: Path | str,
-    dataset: Path | str,
-    *,
-    split: str = "val",
-    tta: str = "none",
-    batch_size: int = 128,
-    backend: str = "auto",
-    num_workers: int | Literal["auto"] = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    report: Path | None = None,
-    records: Path | str | None = None,
-    share: float | None = None,
-) -> EvalResult:
+@takes_options(EvaluateConfig)
+def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult:
     """Evaluate RUN on a split: shorter side to 256/224 of the network's size, centre crop, every record once.
 
     Args:
-        run: a run folder (its best.pt, else last.pt), a checkpoint file, or an AlexNet's state_dict.
-        tta: 'none'; 'flip' averages each image and its mirror image; 'ten-crop' averages the softmax of four corners,
-            the centre and their mirror images (Krizhevsky et al. 2012, section 4.1).
-        report: folder for an HTML report and its drawings as PNGs; None: none is written.
-        records, share: which records of the split, as in `TrainConfig`; None: all.
+        run, dataset, options: as in `EvaluateConfig`.
 
     Raises:
         UsageError: an argument does not fit, the split has no labels, or the classes are not those of the run.
         DamagedDataError: the checkpoint or a record is damaged.
     """
-    if tta not in TTA:
-        raise UsageError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
+    asked = EvaluateConfig(run=run, dataset=dataset, **options)
+    check_writable(asked.json, "--json")
     info = read_dataset_info(dataset)
-    _check_split(info, split, dataset)
-    if report is not None and Path(report).exists() and not Path(report).is_dir():
-        raise UsageError(f"the report goes into a folder, and {report} is a file: give another --report")
-    chosen = choose_records(LoaderConfig(dataset=dataset, split=split), records, share)
+    _check_split(info, asked.split, dataset)
+    if asked.report is not None and asked.report.exists() and not asked.report.is_dir():
+        raise UsageError(f"the report goes into a folder, and {asked.report} is a file: give another --report")
+    chosen = choose_records(LoaderConfig(dataset=dataset, split=asked.split), asked.records, asked.share)
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     follow_usable_cores()
-    place = choose_device(device)
+    place = choose_device(asked.device)
     use_device(place)
-    numbers = choose_precision(precision, place)
+    numbers = choose_precision(asked.precision, place)
     model = loaded.model.to(place).to(memory_format=memory_format(place))
     config = LoaderConfig(
-        dataset=dataset, split=split, train=False, backend=backend, batch_size=batch_size, num_workers=num_workers,
-        image_size=loaded.image_size, device=str(place), dtype=numbers.dtype, records=chosen,
+        dataset=dataset, split=asked.split, train=False, backend=asked.backend, batch_size=asked.batch_size,
+        num_workers=asked.num_workers, image_size=loaded.image_size, device=str(place), dtype=numbers.dtype,
+        records=chosen,
     )  # fmt: skip
-    if tta == "ten-crop":
+    if asked.tta == "ten-crop":
         # The crops are cut out of the whole centre square, so the loader must not cut first.
         whole = eval_resize(loaded.image_size)
         config = replace(config, image_size=whole, eval_resize=whole)
@@ -74,19 +60,21 @@ def evaluate(
     with open_loader(config) as loader, progress_bar("evaluating") as progress:
         progress.start(loader.num_records)
         found = score(
-            model, loader, numbers, Ranks(0, 1, place), tta=tta, keep=True, advance=progress.advance
+            model, loader, numbers, Ranks(0, 1, place), tta=asked.tta, keep=True, advance=progress.advance
         )  # fmt: skip
     result = EvalResult(
-        run=Path(run), dataset=Path(dataset), split=split, tta=tta, description=loaded.description,
+        run=Path(run), dataset=Path(dataset), split=asked.split, tta=asked.tta, description=loaded.description,
         images=found.images, loss=found.loss, top1=found.top1, top5=found.top5,
         seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
         predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
         records=np.arange(found.images) if chosen is None else chosen,
     )  # fmt: skip
-    if report is not None:
+    if asked.report is not None:
         from .report import write_report
 
-        result = replace(result, report=write_report(result, report, loaded))
+        result = replace(result, report=write_report(result, asked.report, loaded))
+    if asked.json is not None:
+        result.write_json(asked.json)
     return result
 
 

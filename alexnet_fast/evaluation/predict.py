@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..commands import PredictConfig
 from ..errors import AlexNetFastError, DamagedDataError, UsageError
+from ..options import takes_options
+from ..system import check_writable
 from .image_files import find_images, read_image_file
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
     from ..training import LoadedRun
 
-_BATCH = 64
 _BAR = 20  # columns of a probability of 1
 _BESIDE = 31  # columns of a line beside the class's name: margins, bar and figure
 
@@ -158,50 +160,51 @@ def _bar(probability: float) -> str:
     return f"{bar.ljust(_BAR)} {probability:6.1%}"
 
 
-def predict(
-    run: Path | str,
-    images: Sequence[Path | str],
-    *,
-    top: int = 5,
-    device: str = "auto",
-    batch_size: int = _BATCH,
-    features: bool = False,
-) -> PredictResult:
+@takes_options(PredictConfig)
+def predict(run: Path | str, images: Sequence[Path | str], **options: Any) -> PredictResult:
     """Classify images of any format that Pillow reads, cropped as in evaluation.
 
     Args:
-        run: a run folder, a checkpoint file, or an AlexNet's weights in any of the files that `load_run` reads.
-        images: files, URLs, or folders whose images are taken with those of the folders within, in order of name.
-        top: classes to name for each image.
-        features: also return what the last hidden layer makes of each image.
+        run, images, options: as in `PredictConfig`.
 
     Raises:
         UsageError: a path is not there, a folder holds no image, or the run is none.
         DamagedDataError: none of the images could be read, or the checkpoint is damaged.
     """
+    asked = PredictConfig(run=run, images=images, **options)
+    file = asked.features if isinstance(asked.features, Path) else None
+    check_writable(asked.json, "--json")
+    check_writable(file, "--features", (".npy",))
+    result = _predict(asked)
+    if asked.json is not None:
+        result.write_json(asked.json)
+    if file is not None:
+        result.write_features(file)
+    return result
+
+
+def _predict(asked: PredictConfig) -> PredictResult:
     import torch
 
     from ..images import finish_batch
     from ..system import choose_device, follow_usable_cores, memory_format, use_device
     from ..training import load_run
 
-    if top < 1:
-        raise UsageError(f"top must be a whole number from 1 up, got {top!r}")
-    paths, passed_over = find_images(images)
-    loaded = load_run(run)
+    paths, passed_over = find_images(asked.images)
+    loaded = load_run(asked.run)
     names = class_names(loaded)
     follow_usable_cores()
-    place = choose_device(device)
+    place = choose_device(asked.device)
     use_device(place)
     model = loaded.model.to(place).to(memory_format=memory_format(place))
     predictions: list[Prediction] = []
     vectors: list[torch.Tensor] = []
     unreadable: list[tuple[Path | str, str]] = []
     with torch.inference_mode():
-        for start in range(0, len(paths), batch_size):
+        for start in range(0, len(paths), asked.batch_size):
             read: list[tuple[Path | str, str]] = []
             pixels: list[torch.Tensor] = []
-            for path in paths[start : start + batch_size]:
+            for path in paths[start : start + asked.batch_size]:
                 try:
                     image = read_image_file(path)
                     pixels.append(centre_crop(image.pixels, loaded.image_size))
@@ -215,9 +218,9 @@ def predict(
                     memory_format=memory_format(place)
                 )
             )
-            vectors += [hidden.float().cpu()] if features else []
+            vectors += [hidden.float().cpu()] if asked.features else []
             shares = torch.softmax(model.classifier[-1](hidden).float(), 1)
-            best = shares.topk(min(top, shares.shape[1]), dim=1)
+            best = shares.topk(min(asked.top, shares.shape[1]), dim=1)
             for (path, note), values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 guesses = (
                     ClassGuess(index=i, wnid=names[i][0], name=names[i][1], probability=p)
@@ -230,7 +233,7 @@ def predict(
         raise DamagedDataError(f"{_shown(path)} {reason}{more}: give images in a format that Pillow reads")
     return PredictResult(
         description=loaded.description, predictions=tuple(predictions), unreadable=tuple(unreadable),
-        passed_over=tuple(passed_over), features=torch.cat(vectors).numpy() if features else None,
+        passed_over=tuple(passed_over), features=torch.cat(vectors).numpy() if asked.features else None,
     )  # fmt: skip
 
 

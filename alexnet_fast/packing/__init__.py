@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .pack import describe_pack, pack
+from .pack import describe_pack, pack, write_dataset
 
-__all__ = ["describe_pack", "pack"]
+__all__ = ["describe_pack", "pack", "write_dataset"]

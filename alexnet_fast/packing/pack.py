@@ -9,18 +9,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ..commands import PackConfig
 from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
-from ..errors import StorageError, UsageError
+from ..errors import StorageError
 from ..images import compiled_code
-from ..options import is_url
+from ..options import is_url, takes_options
 from ..sources import MANY, open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
-from .plan import PackOptions, Plan, plan_shards, write_plan_files
+from .plan import Plan, plan_shards, write_plan_files
 from .publish import published
 from .ray_engine import write_shards_on_ray
 from .shard_work import (
@@ -42,26 +44,8 @@ _LISTED = 1000
 _LARGE = 16 << 10
 
 
-def pack(
-    source: str | Path,
-    dataset: str | Path,
-    *,
-    splits: Sequence[str] | None = None,
-    classes: int | str | Path | None = None,
-    format: str = "auto",
-    shard_bytes: int = 1 << 30,
-    resize_shorter: int | None = None,
-    quality: int = 95,
-    workers: int | Literal["auto"] = "auto",
-    seed: int = 0,
-    on_bad_image: str = "error",
-    on_missing: str = "error",
-    limit: int | None = None,
-    engine: str = "local",
-    seek_index: bool = True,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> DatasetInfo:
+@takes_options(PackConfig)
+def pack(source: str | Path, dataset: str | Path, *, progress: Progress | None = None, **options: Any) -> DatasetInfo:
     """Write the images of SOURCE into LMDB shards in DATASET; each is decoded once on the way.
 
     The result is a function of the source's images, the options and the seed: not of the number of workers, nor of
@@ -69,23 +53,7 @@ def pack(
     asked for again.
 
     Args:
-        source: folder, zip or tar of images (docs/sources.md lists the forms).
-        dataset: folder to write, made if missing; or a URL, to which shards are sent from a folder in the cache.
-        splits: those to pack, each NAME or NAME=FOLDER (a folder of the source, or an archive in it); None for all.
-        classes: the number of classes to take from the front, or a file with a class on each line; None for all.
-        format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
-        shard_bytes: bytes of images (as they are at the source) at which to cut shards.
-        resize_shorter: shrink images whose shorter side has more pixels, keeping the aspect ratio.
-        quality: of what is encoded anew.
-        workers: processes; 0 does all in this one; 'auto' follows the usable cores.
-        seed: of the shuffle over each split.
-        on_bad_image: 'error' ends at an image that cannot be decoded, 'skip' leaves it out and lists it.
-        on_missing: 'error' ends at an image without a label and at a label without an image, 'skip' leaves them out.
-        limit: images per split, a random sample, for trials.
-        seek_index: write beside each shard where the rows of its JPEGs begin, 0.4% of the bytes, so that crops are
-            decoded sooner; needs compiled code. Records are the same without.
-        engine: 'local', or 'ray' to spread the shards over a Ray cluster with a shared file system.
-        overwrite: replace a data set that is there.
+        source, dataset, options: as in `PackConfig`.
         progress: told of images done.
 
     Raises:
@@ -93,37 +61,29 @@ def pack(
         DamagedDataError: the source is damaged, or an image cannot be used.
         WorkerError: a worker process was killed; what is finished is kept.
     """
-    if on_bad_image not in ("error", "skip"):
-        raise UsageError(f"--on-bad-image is error or skip: got {on_bad_image!r}")
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine is local or ray: got {engine!r}")
-    options = PackOptions(
-        splits=tuple(text.partition("=")[0] for text in splits) if splits else None, shard_bytes=shard_bytes,
-        resize_shorter=resize_shorter, quality=quality, seed=seed, limit=limit,
-    )  # fmt: skip
-    report = progress or NoProgress()
-    if is_url(dataset):
-        with published(str(dataset), overwrite, report) as local:
-            return pack(
-                source, local, splits=splits, classes=classes, format=format, shard_bytes=shard_bytes,
-                resize_shorter=resize_shorter, quality=quality, workers=workers, seed=seed, on_bad_image=on_bad_image,
-                on_missing=on_missing, limit=limit, engine=engine, seek_index=seek_index, overwrite=overwrite,
-                progress=progress,
-            )  # fmt: skip
+    return write_dataset(PackConfig(source=source, dataset=dataset, **options), progress or NoProgress())
+
+
+def write_dataset(config: PackConfig, report: Progress) -> DatasetInfo:
+    """`pack` of what a config asks for."""
+    if is_url(config.dataset):
+        with published(str(config.dataset), config.overwrite, report) as local:
+            return write_dataset(replace(config, dataset=local), report)
+    dataset, engine = Path(config.dataset), config.engine
     pool = WorkerPool(
-        usable_cores() if workers == "auto" else workers,
+        usable_cores() if config.workers == "auto" else config.workers,
         on_progress=report.advance,
         imports="alexnet_fast.packing.shard_work",
     )
-    with _plain_disk_errors(dataset), open_target(Path(dataset)) as target, pool:
+    with _plain_disk_errors(dataset), open_target(dataset) as target, pool:
         found = open_source(
-            source, format=format, splits=splits, staging=target.staging, note=report.note,
-            on_many=pool.start if engine == "local" else None, on_missing=on_missing,
+            config.source, format=config.format, splits=config.splits, staging=target.staging, note=report.note,
+            on_many=pool.start if engine == "local" else None, on_missing=config.on_missing,
         )  # fmt: skip
-        if classes is not None:
-            found = select_classes(found, classes)
-        plan = plan_shards(found, options)
-        if overwrite:
+        if config.classes is not None:
+            found = select_classes(found, config.classes)
+        plan = plan_shards(found, config)
+        if config.overwrite:
             target.clear()
         identity = plan.identity()
         complete = target.complete()
@@ -140,15 +100,15 @@ def pack(
             ShardJob(
                 dataset=str(target.dataset.resolve()), work=str(target.work.resolve()), plan=shard,
                 containers=tuple(map(str, found.containers)), source_name=found.name,
-                resize_shorter=resize_shorter, quality=quality, skip_bad=on_bad_image == "skip",
-                seek_index=seek_index,
+                resize_shorter=config.resize_shorter, quality=config.quality,
+                skip_bad=config.on_bad_image == "skip", seek_index=config.seek_index,
             )
             for shard in plan.shards
         ]  # fmt: skip
-        if workers == "auto" and plan.records < MANY and engine == "local":
+        if config.workers == "auto" and plan.records < MANY and engine == "local":
             pool.stay_here(_threads(plan))
         finished = _write_shards(jobs, plan, pool, engine, report)
-        info = _describe(plan, identity, finished, on_bad_image)
+        info = _describe(plan, identity, finished, config.on_bad_image)
         write_dataset_info(target.dataset, info)
     return info
 

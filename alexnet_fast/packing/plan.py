@@ -7,47 +7,21 @@ the order of work are no part of it, so they cannot change the result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..commands import PackConfig
 from ..dataset import MAX_RECORDS_PER_SHARD, shard_name
 from ..errors import UsageError
+from ..options import options_of
 from ..sources import Source, Split
 
-
-@dataclass(frozen=True, kw_only=True)
-class PackOptions:
-    """What may change the records of a packed data set, besides its source.
-
-    Attributes:
-        splits: names of those to pack; None for all there are.
-        shard_bytes: bytes of images (at the source) at which a shard is full.
-        resize_shorter: pixels that a longer shorter side is shrunk to; None leaves sizes alone.
-        quality: of what is encoded anew, 1-100.
-        seed: of the shuffle.
-        limit: images per split; None for all.
-    """
-
-    splits: tuple[str, ...] | None = None
-    shard_bytes: int = 1 << 30
-    resize_shorter: int | None = None
-    quality: int = 95
-    seed: int = 0
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("shard_bytes", 1), ("resize_shorter", 1), ("quality", 1), ("seed", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is None and name in ("resize_shorter", "limit"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UsageError(f"{name} must be a whole number from {least} up, got {value!r}")
-        if self.quality > 100:
-            raise UsageError(f"quality must be at most 100, got {self.quality}")
+# What tells one pack from another, besides its source: what may change the records.
+_SAME = tuple(entry.name for entry, known in options_of(PackConfig) if known.same_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +40,7 @@ class Plan:
     """All shards to write, and the tables of images in record order that they are cut from."""
 
     source: Source
-    options: PackOptions
+    config: PackConfig
     tables: Mapping[str, npt.NDArray[np.void]]
     shards: tuple[ShardPlan, ...]
 
@@ -76,33 +50,33 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two runs to give the same records; JSON values."""
-        options = asdict(self.options)
-        options["splits"] = list(self.tables)
-        return {"fingerprint": self.source.fingerprint(self.tables), "options": options}
+        options = {name: getattr(self.config, name) for name in _SAME}
+        return {"fingerprint": self.source.fingerprint(self.tables), "options": options | {"splits": list(self.tables)}}
 
 
-def plan_shards(source: Source, options: PackOptions) -> Plan:
+def plan_shards(source: Source, config: PackConfig) -> Plan:
     """Shuffle each split over its whole length, and cut it into shards of nearly equal bytes.
 
     Raises:
         UsageError: a split was asked for that the source has not.
     """
-    for name in options.splits or ():
+    wanted = [text.partition("=")[0] for text in config.splits or source.splits]
+    for name in wanted:
         if name not in source.splits:
             raise UsageError(f"{source.name} has no split {name!r}; it has: {', '.join(source.splits)}")
     tables, shards = {}, []
     for name, split in source.splits.items():
-        if options.splits is None or name in options.splits:
-            tables[name] = _shuffled(split, name, options)
-            shards += _cut(tables[name], name, options.shard_bytes)
-    return Plan(source=source, options=options, tables=tables, shards=tuple(shards))
+        if name in wanted:
+            tables[name] = _shuffled(split, name, config)
+            shards += _cut(tables[name], name, config.shard_bytes)
+    return Plan(source=source, config=config, tables=tables, shards=tuple(shards))
 
 
-def _shuffled(split: Split, name: str, options: PackOptions) -> npt.NDArray[np.void]:
+def _shuffled(split: Split, name: str, config: PackConfig) -> npt.NDArray[np.void]:
     # The split's name is part of the seed, so that splits of one length are not shuffled alike.
-    seed = np.random.SeedSequence([options.seed, *name.encode()])
+    seed = np.random.SeedSequence([config.seed, *name.encode()])
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.images))
-    return split.images[order[: options.limit]]
+    return split.images[order[: config.limit]]
 
 
 def _cut(table: npt.NDArray[np.void], split: str, shard_bytes: int) -> list[ShardPlan]:

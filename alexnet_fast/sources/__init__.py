@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..config import SOURCE_FORMATS
 from ..errors import DamagedDataError, UsageError
 from ..options import is_url
 from .account import Account
@@ -55,7 +54,7 @@ def open_source(
 
     Args:
         source: a folder, a zip, a tar (compressed or not), a parquet file, or a URL of one.
-        format: one of SOURCE_FORMATS; 'auto' recognises by looking.
+        format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
         splits: those that will be packed, NAME or NAME=FOLDER; the labels of others need not be there. None for all.
         staging: folder for what must be laid down before it can be read at random: compressed tars, parquet, URLs.
         note: called with a sentence on what is being laid down.
@@ -67,10 +66,6 @@ def open_source(
         DamagedDataError: an archive or a label file is torn, cut short or hostile.
         MissingDependencyError: the form needs a package that is not installed; the text holds the command.
     """
-    if format not in SOURCE_FORMATS:
-        raise UsageError(f"--format is one of {', '.join(SOURCE_FORMATS)}: got {format!r}")
-    if on_missing not in ("error", "skip"):
-        raise UsageError(f"--on-missing is error or skip: got {on_missing!r}")
     stage = Staging(staging, note)
     wanted = parse_wanted(splits)
     path = fetch(str(source), stage) if is_url(source) else Path(source)

@@ -6,7 +6,7 @@ from .checkpoint import LoadedRun, load_run
 from .distributed import Ranks
 from .fit import fit_verdict
 from .run import TrainResult, train
-from .scoring import TTA, score
+from .scoring import score
 from .step import Step
 
-__all__ = ["TTA", "LoadedRun", "Ranks", "Step", "TrainResult", "fit_verdict", "load_run", "score", "train"]
+__all__ = ["LoadedRun", "Ranks", "Step", "TrainResult", "fit_verdict", "load_run", "score", "train"]

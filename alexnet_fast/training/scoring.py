@@ -12,8 +12,6 @@ from ..loaders import Batch
 from ..models import AlexNet, Precision, copy_for_computing
 from .distributed import Ranks
 
-TTA = ("none", "flip", "ten-crop")
-
 
 @dataclass
 class Scores:

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from source_files import WNIDS, jpeg, records, tiny_files, write_files, write_zip
 
+from alexnet_fast import PackConfig
 from alexnet_fast.dataset import ShardReader, read_dataset_info
 from alexnet_fast.errors import DamagedDataError, StorageError, UsageError
 from alexnet_fast.packing import pack
-from alexnet_fast.packing.plan import PackOptions, plan_shards
+from alexnet_fast.packing.plan import plan_shards
 from alexnet_fast.packing.target import open_target
 from alexnet_fast.sources import FileReader, open_source
 
@@ -355,7 +356,7 @@ def test_resize_limit_and_splits(tmp_path, folder):
 
 
 def test_a_source_that_changes_while_packing(tmp_path, folder):
-    plan = plan_shards(open_source(folder), PackOptions())
+    plan = plan_shards(open_source(folder), PackConfig(source=folder, dataset=tmp_path))
     first = plan.tables["train"][0]
     path = folder / first["name"].decode()
     path.write_bytes(path.read_bytes() + b"more")
