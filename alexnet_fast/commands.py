@@ -18,6 +18,7 @@ from .options import (
     SWITCH,
     TEXT,
     Kind,
+    auto_or,
     check_options,
     declared,
     one_of,
@@ -63,7 +64,8 @@ class PackConfig:
         splits: those to pack, each NAME or NAME=FOLDER (a folder of the source, or an archive in it); None: all.
         classes: the number of classes to take from the front, or a file with a class on each line; None: all.
         format: one of `config.SOURCE_FORMATS`; 'auto' recognises by looking.
-        shard_bytes: bytes of images (as they are at the source) at which a shard is full.
+        shard_bytes: bytes of images (as they are at the source) at which a shard is full; 'auto': what an earlier run
+            in the same folder took, else a 128th of all, from 8 MiB to 1 GiB. One worker writes a shard.
         resize_shorter: shrink images whose shorter side has more pixels, keeping the aspect ratio; None: none.
         quality: of what is encoded anew, 1 to 100.
         workers: processes; 0 does all in this one; 'auto' follows the usable cores.
@@ -94,7 +96,9 @@ class PackConfig:
         "auto", one_of(*SOURCE_FORMATS),
         "ilsvrc2012, kaggle, tiny-imagenet, imagefolder, webdataset or parquet; auto looks at SOURCE.", metavar="KIND",
     )  # fmt: skip
-    shard_bytes: int = option(1 << 30, SIZE, "Where to cut shards.", same_run=True)
+    shard_bytes: int | Literal["auto"] = option(
+        "auto", auto_or(SIZE), "Where to cut shards; auto: at a 128th of all, 8MiB to 1GiB.", same_run=True
+    )
     resize_shorter: int | None = option(None, whole(1), "Shrink the shorter side to N pixels.", same_run=True)
     quality: int = option(95, whole(1, 100), "Quality of images that are encoded anew, as JPEG's.", same_run=True)
     workers: int | Literal["auto"] = option("auto", WORKERS, "Worker processes.")

@@ -99,8 +99,8 @@ def test_a_function_shows_the_options_that_it_takes(function, kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PackConfig(source="a", dataset="b", splits="train"), "split must be names of splits, .*, got 'train'"),
-        (lambda: PackConfig(source="a", dataset="b", quality=101), "quality must be a whole .* 1 to 100, got 101"),
+        (lambda: PackConfig(source="a", dataset="b", splits="train"), r"split must be names of .*, got 'train'"),
+        (lambda: PackConfig(source="a", dataset="b", quality=101), r"quality must be a whole .* 1 to 100, got 101"),
         (lambda: PackConfig(source="a", dataset="b", classes=2.5), "classes must be a number of classes, or a file"),
         (lambda: PredictConfig(run="a", images="b.jpg"), "images must be paths or URLs of images, got 'b.jpg'"),
         (lambda: EvaluateConfig(run="a", dataset="b", share=0), "share must be a number over 0 and up to 1, got 0"),

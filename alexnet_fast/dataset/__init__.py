@@ -18,21 +18,19 @@ from .ray_data import ray_datasource
 from .reader import ShardReader
 from .seek import seek_path
 from .verify import verify
-from .writer import PreparedRecord, ShardWriter, prepare_record
+from .writer import ShardWriter
 
 __all__ = [
     "MANIFEST",
     "MAX_RECORDS_PER_SHARD",
     "ClassInfo",
     "DatasetInfo",
-    "PreparedRecord",
     "ShardCache",
     "ShardInfo",
     "ShardReader",
     "ShardWriter",
     "SplitInfo",
     "default_cache",
-    "prepare_record",
     "ray_datasource",
     "read_dataset_info",
     "seek_path",

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,18 +34,6 @@ _FULL = 1 << 20
 # What is known of a row of the index when a record is added; kept packed, since a shard may hold millions.
 _ROW = struct.Struct("<IIIIi")
 _NUMBERS = np.dtype([(name, index_dtype(1)[name]) for name in ("crc32", "length", "width", "height", "label")])
-
-# A serialised Datum, what its row of the index says as packed numbers, its key, and its entry of the seek index: plain
-# bytes, since those are what passes between processes fastest.
-PreparedRecord = tuple[bytes, bytes, bytes, bytes]
-
-
-def prepare_record(
-    data: bytes, *, label: int, width: int, height: int, key: str | bytes, seek: bytes = b""
-) -> PreparedRecord:
-    """What `ShardWriter.add_many` takes: the work on a record that any process can do."""
-    name = key.encode(errors="surrogateescape") if isinstance(key, str) else key
-    return encode_datum(data, label), _ROW.pack(zlib.crc32(data), len(data), width, height, label), name, seek
 
 
 class ShardWriter:
@@ -89,21 +77,25 @@ class ShardWriter:
             self.abort()  # the folder may be made and the file not: nobody holds this writer yet who would end it
             raise
 
-    def add(self, data: bytes, *, label: int, width: int, height: int, key: str | bytes) -> None:
-        """Append a record. `data` is the encoded JPEG, `label` -1 for none, `key` the image's name at its source."""
-        self.add_many([prepare_record(data, label=label, width=width, height=height, key=key)])
+    def add(self, data: bytes, *, label: int, width: int, height: int, key: str | bytes, seek: bytes = b"") -> None:
+        """Append a record.
 
-    def add_many(self, records: Sequence[PreparedRecord]) -> None:
-        """Append records that `prepare_record` made, perhaps in other processes."""
+        Args:
+            data: the encoded JPEG.
+            label: -1 for none.
+            width, height: pixels.
+            key: the image's name at its source.
+            seek: its entry of the seek index; empty for none.
+        """
         position = len(self._keys)
-        if position + len(records) > MAX_RECORDS_PER_SHARD:
+        if position == MAX_RECORDS_PER_SHARD:
             raise UsageError(f"a shard holds at most {MAX_RECORDS_PER_SHARD} records: choose a smaller --shard-bytes")
-        for number, (datum, numbers, key, seek) in enumerate(records, position):
-            self._pending.append((b"%08d" % number, datum))
-            self._pending_bytes += len(datum)
-            self._numbers += numbers
-            self._keys.append(key)
-            self._seeks.append(seek)
+        datum = encode_datum(data, label)
+        self._pending.append((b"%08d" % position, datum))
+        self._pending_bytes += len(datum)
+        self._numbers += _ROW.pack(zlib.crc32(data), len(data), width, height, label)
+        self._keys.append(key.encode(errors="surrogateescape") if isinstance(key, str) else key)
+        self._seeks.append(seek)
         if self._pending_bytes >= _COMMIT_BYTES:
             self._commit()
 

@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..commands import PackConfig
-from ..dataset import ClassInfo, DatasetInfo, ShardWriter, SplitInfo, write_dataset_info
+from ..dataset import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info
 from ..errors import StorageError
 from ..images import compiled_code
 from ..options import is_url, takes_options
-from ..sources import MANY, open_source, select_classes
+from ..sources import open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
 from .plan import Plan, plan_shards, write_plan_files
 from .publish import published
@@ -29,17 +28,15 @@ from .shard_work import (
     FinishedShard,
     Notes,
     ShardJob,
-    chunks,
-    fill_shard,
-    finish_shard,
     load_finished,
-    prepare_chunk,
     write_shard,
 )
 from .target import open_target, refuse_difference
 
 # dataset.json lists so many re-encoded images of each reason by name; the counts are of all.
 _LISTED = 1000
+# Images from which on worker processes pay: they take 0.3 s to start.
+_MANY = 4000
 # Mean bytes of images from which on threads pay.
 _LARGE = 16 << 10
 
@@ -78,15 +75,17 @@ def write_dataset(config: PackConfig, report: Progress) -> DatasetInfo:
     with _plain_disk_errors(dataset), open_target(dataset) as target, pool:
         found = open_source(
             config.source, format=config.format, splits=config.splits, staging=target.staging, note=report.note,
-            on_many=pool.start if engine == "local" else None, on_missing=config.on_missing,
+            on_missing=config.on_missing,
         )  # fmt: skip
         if config.classes is not None:
             found = select_classes(found, config.classes)
-        plan = plan_shards(found, config)
+        plan = plan_shards(found, config, shard_bytes=None if config.overwrite else target.shard_bytes())
         if config.overwrite:
             target.clear()
-        identity = plan.identity()
         complete = target.complete()
+        if complete is None and engine == "local":
+            _start(pool, plan)
+        identity = plan.identity()
         if complete is not None:
             refuse_difference(complete.packing, identity, f"{dataset} is complete and was packed")
             report.start(plan.records)
@@ -105,22 +104,22 @@ def write_dataset(config: PackConfig, report: Progress) -> DatasetInfo:
             )
             for shard in plan.shards
         ]  # fmt: skip
-        if config.workers == "auto" and plan.records < MANY and engine == "local":
-            pool.stay_here(_threads(plan))
         finished = _write_shards(jobs, plan, pool, engine, report)
         info = _describe(plan, identity, finished, config.on_bad_image)
         write_dataset_info(target.dataset, info)
     return info
 
 
-def _threads(plan: Plan) -> int:
-    """How many threads do the work of a plan that is too small to start processes for.
+def _start(pool: WorkerPool, plan: Plan) -> None:
+    """Start the workers, which come up while the rest is made ready; threads where a plan is too small for processes.
 
     Decoding large images is nearly all of the work and holds no lock of the interpreter; small ones take as long in
     Python as in the decoder.
     """
-    size = sum(shard.source_bytes for shard in plan.shards)
-    return min(usable_cores(), 8) if size >= _LARGE * plan.records else 0
+    if plan.config.workers == "auto" and plan.records < _MANY:
+        size = sum(shard.source_bytes for shard in plan.shards)
+        pool.stay_here(min(usable_cores(), 8) if size >= _LARGE * plan.records else 0)
+    pool.start()
 
 
 @contextlib.contextmanager
@@ -151,38 +150,11 @@ def _write_shards(
         report.note(f"{len(done)} of {len(jobs)} shards were finished already")
         report.advance(sum(job.records for job in jobs if job.plan.name in done))
     if engine == "ray":
-        for job, result in zip(todo, write_shards_on_ray(todo, pool.count or None, report), strict=True):
-            done[job.plan.name] = result
-        return [done[job.plan.name] for job in jobs]
-    if pool.processes and len(todo) >= 2 * pool.count:
-        results = [pool.submit(write_shard, job) for job in todo]
+        results = write_shards_on_ray(todo, pool.count or None, report)
     else:
-        results = _write_by_chunks(pool, todo, report)
-    for job, future in zip(todo, results, strict=True):
-        done[job.plan.name] = future.result()
+        results = list(pool.map(write_shard, ((job,) for job in todo), ahead=len(todo)))
+    done |= {job.plan.name: result for job, result in zip(todo, results, strict=True)}
     return [done[job.plan.name] for job in jobs]
-
-
-def _write_by_chunks(pool: WorkerPool, jobs: Sequence[ShardJob], report: Progress) -> list[Future[FinishedShard]]:
-    """Few shards: the workers prepare chunks of them, and this process writes one shard after the other.
-
-    What ends a shard (sync, checksums, index) is done in a thread while the next one is filled.
-    """
-    results = []
-    with contextlib.ExitStack() as writers, ThreadPoolExecutor(1) as finisher:
-        for job in jobs:
-            writer = ShardWriter(Path(job.dataset), job.plan.name, expected_bytes=job.plan.source_bytes)
-            writers.enter_context(writer)
-            notes = fill_shard(writer, _prepared(pool, job, report))
-            results.append(finisher.submit(finish_shard, job, writer, notes))
-    return results
-
-
-def _prepared(pool: WorkerPool, job: ShardJob, report: Progress) -> Iterator[Any]:
-    parts = list(chunks(job))
-    for part, result in zip(parts, pool.map(prepare_chunk, ((job, *part) for part in parts)), strict=True):
-        yield result
-        report.advance(part[1] - part[0])
 
 
 def _describe(

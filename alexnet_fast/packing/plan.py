@@ -7,7 +7,7 @@ the order of work are no part of it, so they cannot change the result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..options import options_of
 from ..sources import Source, Split
 
+_SHARDS, _LEAST_BYTES, _MOST_BYTES = 128, 8 << 20, 1 << 30
 # What tells one pack from another, besides its source: what may change the records.
 _SAME = tuple(entry.name for entry, known in options_of(PackConfig) if known.same_run)
 
@@ -54,8 +55,11 @@ class Plan:
         return {"fingerprint": self.source.fingerprint(self.tables), "options": options | {"splits": list(self.tables)}}
 
 
-def plan_shards(source: Source, config: PackConfig) -> Plan:
+def plan_shards(source: Source, config: PackConfig, *, shard_bytes: int | None = None) -> Plan:
     """Shuffle each split over its whole length, and cut it into shards of nearly equal bytes.
+
+    Args:
+        shard_bytes: where the config leaves it to us: that of an earlier run in the same folder; None: there was none.
 
     Raises:
         UsageError: a split was asked for that the source has not.
@@ -64,11 +68,10 @@ def plan_shards(source: Source, config: PackConfig) -> Plan:
     for name in wanted:
         if name not in source.splits:
             raise UsageError(f"{source.name} has no split {name!r}; it has: {', '.join(source.splits)}")
-    tables, shards = {}, []
-    for name, split in source.splits.items():
-        if name in wanted:
-            tables[name] = _shuffled(split, name, config)
-            shards += _cut(tables[name], name, config.shard_bytes)
+    tables = {name: _shuffled(split, name, config) for name, split in source.splits.items() if name in wanted}
+    if config.shard_bytes == "auto":
+        config = replace(config, shard_bytes=shard_bytes or _shard_bytes(tables))
+    shards = [shard for name, table in tables.items() for shard in _cut(table, name, int(config.shard_bytes))]
     return Plan(source=source, config=config, tables=tables, shards=tuple(shards))
 
 
@@ -77,6 +80,17 @@ def _shuffled(split: Split, name: str, config: PackConfig) -> npt.NDArray[np.voi
     seed = np.random.SeedSequence([config.seed, *name.encode()])
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.images))
     return split.images[order[: config.limit]]
+
+
+def _shard_bytes(tables: Mapping[str, npt.NDArray[np.void]]) -> int:
+    """A 128th of all images' bytes, whole MiB, from 8 MiB to 1 GiB.
+
+    A shard is what one worker writes, so there have to be many of them for any number of workers, and a function of the
+    source alone. Shards of 8 MiB cost nothing: the train split of Tiny ImageNet takes 7.0 s of CPU in 24 of them, 7.2 s
+    in one, whose images passed between processes (AMD EPYC, 2 cores, medians of 3).
+    """
+    total = sum(int(table["size"].sum(dtype=np.int64)) for table in tables.values())
+    return min(max(-(-total // (_SHARDS << 20)) << 20, _LEAST_BYTES), _MOST_BYTES)
 
 
 def _cut(table: npt.NDArray[np.void], split: str, shard_bytes: int) -> list[ShardPlan]:

@@ -35,6 +35,18 @@ class Target:
             return None
         return read_dataset_info(self.dataset)
 
+    def shard_bytes(self) -> int | None:
+        """At how many bytes of images an earlier run in this folder cut shards; None where there was none."""
+        for path, place in ((self.dataset / MANIFEST, "packing"), (self.work / _STATE, None)):
+            try:
+                content = json.loads(path.read_text())
+                size = (content[place] if place else content)["options"]["shard_bytes"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if isinstance(size, int) and size > 0:
+                return size
+        return None
+
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Note what is being packed, or check that an earlier, unfinished run packed the same.
 

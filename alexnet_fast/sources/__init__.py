@@ -17,7 +17,7 @@ from .account import Account
 from .folders import list_folder
 from .ilsvrc import labels_beside
 from .labels import WNID, class_names
-from .listing import MANY, Listing
+from .listing import Listing
 from .names import is_hidden
 from .opening import Request, open_file, open_folder, split_of_path
 from .reading import FileReader
@@ -28,7 +28,6 @@ from .staging import Staging
 from .table import Source, Split
 
 __all__ = [
-    "MANY",
     "Account",
     "FileReader",
     "Source",
@@ -47,7 +46,6 @@ def open_source(
     splits: Sequence[str] | None = None,
     staging: Path | None = None,
     note: Callable[[str], None] | None = None,
-    on_many: Callable[[], None] | None = None,
     on_missing: str = "error",
 ) -> Source:
     """Look at SOURCE, recognise its form, and list its images.
@@ -58,7 +56,6 @@ def open_source(
         splits: those that will be packed, NAME or NAME=FOLDER; the labels of others need not be there. None for all.
         staging: folder for what must be laid down before it can be read at random: compressed tars, parquet, URLs.
         note: called with a sentence on what is being laid down.
-        on_many: called, perhaps, as soon as more than MANY files are found.
         on_missing: 'skip' leaves out images without a label and passes over labels without an image.
 
     Raises:
@@ -76,7 +73,7 @@ def open_source(
     request = Request(
         format=format, wanted=wanted, stage=stage, skip_missing=on_missing == "skip", alone=split_of_path(path)
     )  # fmt: skip
-    listing = Listing(on_many)
+    listing = Listing()
     try:
         found = (open_folder if path.is_dir() else open_file)(path, request, listing)
     except DamagedDataError as error:

@@ -6,7 +6,7 @@ is hidden, of what an image is called and of what else is kept holds for all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,11 @@ from .names import HEAD, IMAGE, UNKNOWN, ending_of, is_archive, is_hidden, kind_
 from .reading import FileReader
 from .table import BLOCK, Table, concatenate, member_dtype
 
-# So many files are worth starting worker processes for.
-MANY = 4000
 Row = tuple[int, int, int, int, int, int, bytes]
 
 
 class Listing:
     """The files of a source. Names are relative, with '/'; those of an archive in a folder have it as a folder.
-
-    Args:
-        on_many: called once, when there are some thousand images: there will be work for others.
 
     Attributes:
         account: all files, and why those that are not packed are not.
@@ -38,7 +33,7 @@ class Listing:
         joined: the archives that were read as folders: the folder's name ('train/'), and the file's.
     """
 
-    def __init__(self, on_many: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.account = Account()
         self.containers: list[Path] = []
         self.folders: dict[bytes, int] = {}
@@ -46,7 +41,6 @@ class Listing:
         self.archives: list[bytes] = []
         self.parquets: list[bytes] = []
         self.joined: dict[bytes, bytes] = {}
-        self._on_many = on_many
         self._blocks: list[Table] = []
         self._rows: list[Row] = []
         self._flushed = 0
@@ -88,7 +82,7 @@ class Listing:
             else:
                 self._unknown.append(self._flushed + len(self._rows))
         self._rows.append(row)
-        if len(self._rows) >= (BLOCK if self._on_many is None else MANY):
+        if len(self._rows) >= BLOCK:
             self._flush()
 
     def _enter(self, folder: bytes) -> None:
@@ -120,9 +114,6 @@ class Listing:
         self.account.leave_out(reason, name, count)
 
     def _flush(self) -> None:
-        if self._on_many is not None and len(self._rows) >= MANY:
-            self._on_many()
-            self._on_many = None
         if self._rows:
             self.account.files += len(self._rows)
             self._blocks.append(np.array(self._rows, dtype=member_dtype(max(len(row[6]) for row in self._rows))))

@@ -27,7 +27,6 @@ from typing import Any, BinaryIO, NoReturn
 from ..errors import AlexNetFastError, WorkerError
 
 _LENGTH = struct.Struct("<Q")
-_PIPE_BYTES = 1 << 20
 # Seconds without a message are counted from the first one on: importing torch takes this long on a busy machine whose
 # page cache is cold.
 _START_SECONDS = 60.0
@@ -208,10 +207,6 @@ def _is_open(descriptor: int) -> bool:
 
 def _pump(pipe: Any, frames: queue.SimpleQueue[bytes | None]) -> None:
     """Hand on what a child writes, frame by frame, and None at its end."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # beyond the user's limit the default serves too
-        import fcntl
-
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     with contextlib.suppress(OSError, ValueError), pipe:
         while (frame := _receive(pipe)) is not None:
             frames.put(frame)

@@ -60,20 +60,10 @@ class WorkerPool:
         """Processes (or threads), started or not; 0 where the caller's own thread does everything."""
         return self._count
 
-    @property
-    def processes(self) -> bool:
-        """Whether tasks run in other processes than this one."""
-        return self._count > 0 and not self._here
-
     def stay_here(self, threads: int = 0) -> None:
         """Run everything in this process, where no other was started yet: in the caller's thread, or on `threads`."""
         if not self._children:
             self._here, self._count = True, threads
-
-    @property
-    def parallel(self) -> bool:
-        """Whether tasks run beside the caller's thread."""
-        return self._count > 0
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run ``function(*args)`` in a worker; the future holds its result or its exception.
@@ -81,7 +71,7 @@ class WorkerPool:
         The future of a task whose worker process died holds a WorkerError, as do those of all tasks after it.
         """
         future: Future[Any] = Future()
-        if self.parallel:
+        if self._count:
             self.start()
             self._tasks.put((future, function, args))
         else:
@@ -90,7 +80,7 @@ class WorkerPool:
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, ahead: int = 0) -> Iterator[Any]:
         """``function(*task)`` of each task, in order, with at most `ahead` (or 2 a worker) results waiting."""
-        most = (ahead or 2 * self._count) if self.parallel else 1
+        most = (ahead or 2 * self._count) if self._count else 1
         waiting: deque[Future[Any]] = deque()
         for task in tasks:
             waiting.append(self.submit(function, *task))

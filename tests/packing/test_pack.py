@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from alexnet_fast.errors import DamagedDataError, StorageError, UsageError
 from alexnet_fast.packing import pack
 from alexnet_fast.packing.plan import plan_shards
 from alexnet_fast.packing.target import open_target
-from alexnet_fast.sources import FileReader, open_source
+from alexnet_fast.sources import FileReader, Split, open_source
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-10.zip"
 
@@ -222,7 +223,7 @@ def test_other_options_or_another_source_are_refused(tmp_path, folder):
         ({"seed": 1}, "with --seed 0, not 1"),
         ({"resize_shorter": 8}, "with --resize-shorter unset, not 8"),
         ({"splits": ["val"]}, "with --split train,val,test, not val"),
-        ({"shard_bytes": 5}, "--shard-bytes 1073741824, not 5"),
+        ({"shard_bytes": 5}, "--shard-bytes 8388608, not 5"),
     ):
         with pytest.raises(UsageError, match=text):
             pack(folder, tmp_path / "out", workers=0, **options)
@@ -247,6 +248,38 @@ def test_an_unfinished_pack_refuses_other_options(tmp_path, folder):
     pack(folder, tmp_path / "out", workers=0, shard_bytes=9000, seed=2, on_bad_image="skip")
     pack(folder, tmp_path / "fresh", workers=0, shard_bytes=9000, seed=2, on_bad_image="skip")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_pack_goes_on_with_the_size_of_shards_that_it_was_begun_with(tmp_path, folder):
+    write_files(folder, {"train/n01443537/images/bad.JPEG": b"no image"})
+    with pytest.raises(DamagedDataError):
+        pack(folder, tmp_path / "out", workers=0, seed=2, shard_bytes=9000)
+    kept = {path.name for path in (tmp_path / "out").glob("*.lmdb")}
+    pack(folder, tmp_path / "fresh", workers=0, seed=2, shard_bytes=9000, on_bad_image="skip")
+    assert kept and kept < {path.name for path in (tmp_path / "fresh").glob("*.lmdb")}
+    with pytest.raises(UsageError, match="begun with --shard-bytes 9000, not 9001"):
+        pack(folder, tmp_path / "out", workers=0, seed=2, shard_bytes=9001, on_bad_image="skip")
+    pack(folder, tmp_path / "out", workers=0, seed=2, on_bad_image="skip")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert "was complete already" in run_pack(folder, tmp_path / "out", "--seed", 2, "--on-bad-image", "skip").stderr
+    # Nothing of the old set counts where it is replaced.
+    info = pack(folder, tmp_path / "out", workers=0, seed=2, on_bad_image="skip", overwrite=True)
+    assert info.packing["options"]["shard_bytes"] == 8 << 20 and len(info.splits["train"].shards) == 1
+
+
+@pytest.mark.parametrize(("total", "shard_mib"), [(1, 8), (1000, 8), (2000, 16), (10_240, 80), (10**6, 1024)])
+def test_shards_are_sized_by_the_source_alone(tmp_path, folder, total, shard_mib):
+    """`total` MiB of images in all: a 128th, rounded up to whole MiB, from 8 MiB to 1 GiB."""
+    source = open_source(folder)
+    images = source.splits["train"].images.repeat(2000)
+    images["size"] = (total << 20) // len(images)
+    plan = plan_shards(
+        replace(source, splits={"train": Split(images=images, labelled=True)}),
+        PackConfig(source=folder, dataset=tmp_path),
+    )
+    assert plan.identity()["options"]["shard_bytes"] == shard_mib << 20
+    assert max(shard.source_bytes for shard in plan.shards) < (shard_mib << 20) + int(images["size"][0])
+    assert len(plan.shards) == -(-total // shard_mib)
 
 
 def test_two_at_once(tmp_path, folder):

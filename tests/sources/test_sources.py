@@ -509,5 +509,5 @@ def test_wrong_sources_and_formats(tmp_path):
     for format in ("kaggle", "ilsvrc2012", "webdataset", "parquet", "imagefolder"):
         with pytest.raises(UsageError, match="looks like tiny-imagenet"):
             open_source(folder, format=format)
-    with pytest.raises(UsageError, match="format must be one of auto, .*, got 'lmdb'"):
+    with pytest.raises(UsageError, match=r"format must be one of auto, .*, got 'lmdb'"):
         pack(folder, tmp_path / "out", format="lmdb")
