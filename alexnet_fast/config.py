@@ -248,7 +248,7 @@ class LoaderConfig:
 
 
 MODELS = ("alexnet", "alexnet-bn", "alexnet-paper", "alexnet-owt")
-RECIPES = ("fast", "paper", "notebook")
+RECIPES = ("fast", "paper", "notebook", "record")
 FREEZES = ("none", "features")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 METADATA = "alexnet_fast"  # the key under which an exported file says what its network is, as JSON

@@ -96,6 +96,7 @@ def metadata(loaded: LoadedRun) -> dict[str, Any]:
         "model": loaded.config["model"],
         # With image_size and the number of classes, these are the arguments of create_model.
         "width": recipe.get("width", 1),
+        "hidden": recipe.get("hidden"),
         "dropout": recipe.get("dropout"),
         "stem_stride": recipe.get("stem_stride"),
         "init": loaded.model.architecture.init,

@@ -26,6 +26,7 @@ _LRN_SIZE, _LRN_ALPHA, _LRN_BETA, _LRN_K = 5, 1e-4, 0.75, 2.0
 _POOL = 6  # side of the last feature map at 224 pixels, which the first fully connected layer was made for
 _PUBLISHED_STRIDE = 4
 PUBLISHED_SIZE, SMALLEST_SIZE = 224, 21  # side of the images, pixels: as published, and where a pixel is left
+_MOST_HIDDEN = 16_384
 INITS = ("scaled", "published")
 
 
@@ -161,6 +162,7 @@ def create_model(
     image_size: int = 224,
     *,
     width: float = 1.0,
+    hidden: int | None = None,
     dropout: float | None = None,
     stem_stride: int | None = None,
     init: Literal["scaled", "published"] = "scaled",
@@ -173,6 +175,7 @@ def create_model(
         image_size: side of the images it will see, pixels, 21 or more. From 112 up the network is the published one;
             below, the stride of the first convolution is smaller.
         width: factor on the channels and hidden units, for trials; 1 is the published network.
+        hidden: units of the first two fully connected layers, 8 or more, in place of the network's own, whatever width.
         dropout: probability in place of the network's own.
         stem_stride: of the first convolution, 1 to 4, in place of the network's own.
         init: 'scaled' draws weights that give every layer outputs of about unit scale and the logits a tenth of it;
@@ -200,6 +203,10 @@ def create_model(
     architecture = replace(architecture, init=init)
     if width != 1:
         architecture = _scaled(architecture, width)
+    if hidden is not None:
+        if isinstance(hidden, bool) or not isinstance(hidden, int) or not 8 <= hidden <= _MOST_HIDDEN:
+            raise UsageError(f"hidden must be a whole number from 8 to {_MOST_HIDDEN}, got {hidden!r}")
+        architecture = replace(architecture, hidden=hidden)
     return AlexNet(architecture, num_classes, image_size)
 
 

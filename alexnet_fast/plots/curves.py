@@ -24,7 +24,7 @@ def plot_curves(
     """
     figure = new_figure(11, 7, title, foot=foot)
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
-    best = best_row(rows)
+    best = None if rows and rows[-1].get("still") else best_row(rows)
     _loss_panel(loss, rows, best)
     _accuracy_panel(accuracy, rows, best)
     style_axes(rate, "Learning rate", "epoch", "learning rate at the epoch's end")

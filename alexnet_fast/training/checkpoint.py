@@ -119,7 +119,8 @@ class LoadedRun:
 
     Attributes:
         model: in evaluation mode, float32, on the CPU, with the weights to use (the running mean where one was kept).
-        config: the run's config.json; for weights alone {model, image_size, recipe: {width, dropout, stem_stride}}.
+        config: the run's config.json; for weights alone {model, image_size, recipe}, the last with
+            width, hidden, dropout and stem_stride alone.
         classes: in label order; empty for weights that come without.
         image_size: side of the network's input, pixels.
         path: the file that was read.
@@ -177,7 +178,7 @@ def load_run(run: Path | str) -> LoadedRun:
         with torch.device("meta"):  # no time is lost on random weights that are replaced at once
             model = create_model(
                 config["model"], len(classes), config["image_size"],
-                **{name: recipe[name] for name in ("width", "dropout", "stem_stride")},
+                **{name: recipe[name] for name in ("width", "dropout", "stem_stride")}, hidden=recipe.get("hidden"),
             )  # fmt: skip
         model.load_state_dict(state["ema"] if state.get("ema") is not None else state["model"], assign=True)
         rows = state["rows"]

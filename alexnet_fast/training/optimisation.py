@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from .recipes import Recipe
 _COLOR_STD = (0.2175, 0.0188, 0.0045)
 _COLOR_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _EMA_EVERY = 5
+_ROUNDS, _QUINTIC = 5, (3.4445, -4.7750, 2.0315)
+_OTHERS = 5.0
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, device_type: str) -> torch.optim.Optimizer:
@@ -29,9 +31,80 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device_type: str) -> torch.
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": decay}]
     groups.append({"params": others, "weight_decay": decay if recipe.decay_norms_and_biases else 0.0})
     fused = device_type in ("cuda", "cpu", "mps")
+    if recipe.optimizer == "muon":
+        layers = [p for p in decayed if p.ndim in (2, 4)]
+        between = {id(p) for p in layers[1:-1]}  # the first layer sees colours and the last makes logits
+        rest = [p for p in learning if id(p) not in between]
+        matrices = [p for p in layers if id(p) in between]
+        return Muon(rest, matrices, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr, fused=fused)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal, layer by layer (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+    The gradient of a layer is dominated by a few directions; with all of its singular values brought to about 1, every
+    direction moves by as much. It is for the layers between the first and the last; those two, norms and biases move
+    by SGD with Nesterov's momentum, at `_OTHERS` times the rate. Weights between decay by rate times `weight_decay`.
+    """
+
+    def __init__(
+        self,
+        rest: Sequence[torch.Tensor],
+        matrices: Sequence[torch.Tensor],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
+        """
+        Args:
+            rest: what moves by SGD.
+            matrices: weights (outputs, inputs) or (outputs, inputs, height, width), taken as outputs x all others.
+        """
+        groups = [{"params": list(rest), "orthogonal": False}, {"params": list(matrices), "orthogonal": True}]
+        super().__init__(
+            [group for group in groups if group["params"]],
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move the weights by their gradients; those without one stay."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                ahead = p.grad.add(buffer, alpha=group["momentum"])
+                if group["orthogonal"]:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.sub_(orthogonalise(ahead.flatten(1)).view_as(p), alpha=group["lr"])
+                else:
+                    p.sub_(ahead, alpha=_OTHERS * group["lr"])
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix with singular values between 0.7 and 1.2 in place of its own, and larger where it is tall.
+
+    By the quintic Newton-Schulz iteration of Jordan et al. 2024: three matrix products a round, in bf16, five rounds.
+
+    Args:
+        matrix: (rows, columns), float32. Returned float32, times the root of rows / columns where that is above 1.
+    """
+    rows, columns = matrix.shape
+    x = matrix.T if rows > columns else matrix
+    x = (x / x.norm().clamp_min(1e-7)).to(torch.bfloat16)
+    for _ in range(_ROUNDS):
+        square = x @ x.T
+        x = _QUINTIC[0] * x + (_QUINTIC[1] * square + _QUINTIC[2] * square @ square) @ x
+    result: torch.Tensor = (x.T if rows > columns else x).to(matrix.dtype) * max(1.0, rows / columns) ** 0.5
+    return result
 
 
 class WeightMean:

@@ -90,6 +90,7 @@ class Trainer:
         self._saved = (0, 0)  # epoch and step of the newest checkpoint
         self._failed: set[str] = set()  # by-products that cannot be written
         self._told = False  # how long the run will take
+        self._still: str | None = None  # what the last look said of a run that stands still
         # Ranks on one computer are other programs to each other, so only a process alone looks.
         alone_on_cpu = ranks.device.type == "cpu" and not ranks.joined
         self._cores: CoreWatch | None = CoreWatch() if alone_on_cpu else None
@@ -207,9 +208,15 @@ class Trainer:
             still = watch.look_at_validation(
                 steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
             )
-        if still is not None and row is None:
-            self.say(still)
+        if row is None:
+            self._tell_standstill(still)
         return still
+
+    def _tell_standstill(self, still: str | None) -> None:
+        """Once, however often a look finds nothing new."""
+        if still is not None and still != self._still:
+            self.say(still)
+        self._still = still
 
     def _labels(self, split: str) -> npt.NDArray[np.int64]:
         reader = ShardReader(self.plan.config.dataset, split)
@@ -332,8 +339,8 @@ class Trainer:
 
     def _report(self, row: Mapping[str, Any]) -> None:
         self.say(epoch_line(row, self.plan.recipe.epochs, self._seconds_left()))
-        if "still" in row and self.step.done < self.plan.stop_at:
-            self.say(row["still"])
+        if self.step.done < self.plan.stop_at:
+            self._tell_standstill(row.get("still"))
         self._look_at_cores()
         if self.folder is None:
             return

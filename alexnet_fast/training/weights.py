@@ -45,7 +45,7 @@ class Weights:
         model: in evaluation mode, float32, on the CPU.
         name: of `alexnet_fast.config.MODELS`.
         classes: in label order; empty where the file names none.
-        network: the arguments of `create_model` besides, {width, dropout, stem_stride}.
+        network: the arguments of `create_model` besides, {width, hidden, dropout, stem_stride}.
         note: what of the file was used or left out, '' where there was nothing to choose.
     """
 
@@ -318,7 +318,8 @@ def _from_metadata(path: Path, own: Mapping[str, Any], tensors: Mapping[str, tor
     """
     try:
         classes = tuple(ClassInfo(index=c["index"], wnid=c["wnid"], name=c["name"]) for c in own["classes"])
-        network = {"width": own.get("width", 1), "dropout": own.get("dropout"), "stem_stride": own.get("stem_stride")}
+        network = {"width": own.get("width", 1)}
+        network |= {name: own.get(name) for name in ("hidden", "dropout", "stem_stride")}
         with torch.device("meta"):
             model = create_model(own["model"], len(classes), own["image_size"], **network)
     except (KeyError, TypeError, ValueError) as error:

@@ -183,6 +183,18 @@ def test_what_a_lever_is_worth_is_told_from_the_noise():
     assert "| within the noise |" in table and "| worse, one run |" in table
 
 
+def test_a_pair_is_judged_against_guessing(packed_small, tmp_path):
+    out = tmp_path / "pairs.json"
+    sizes = ("--image-size", "32", "--batch-size", "8", "--steps", "1", "--models", "alexnet-bn", "--out", str(out))
+    command = [sys.executable, str(BENCHMARKS / "pairs.py"), str(packed_small), *sizes]
+    for recipes in ("fast", "fast,paper"):
+        subprocess.run([*command, "--recipes", recipes], check=True)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["recipe"] for row in rows] == ["fast", "paper"]
+    assert all(row["steps"] == 6 and row["val_images"] == 23 for row in rows)
+    assert rows[0]["adapted"] is None and "recipe paper adapted: init scaled" in rows[1]["adapted"]
+
+
 def test_one_run_of_the_ablations_and_of_the_record(packed_small, tmp_path):
     ablations, record = _module("ablations"), _module("tiny_imagenet_record")
     common = {"dataset": packed_small, "model": "alexnet-bn", "epochs": 1, "backend": "auto"}
@@ -190,7 +202,8 @@ def test_one_run_of_the_ablations_and_of_the_record(packed_small, tmp_path):
     row = ablations.run_one(args, "half the batch", 3)
     assert row["lever"] == "half the batch" and row["seed"] == 3 and row["batch_size"] == 8 and row["width"] == 0.0625
     assert 0 <= row["val_top1"] <= 1 and row["cpu_seconds"] > 0
-    args = Namespace(**common, batch_size=16, lr=None, recipe="fast", reduced=True, set='{"width": 0.0625}')
+    args = Namespace(**common, batch_size=16, lr=None, recipe="record", set='{"width": 0.0625}')
     args.device, args.compile = "cpu", "auto"
     row = record.run_once(args, 0, tmp_path)
+    assert row["recipe"]["name"] == "record" and str(tmp_path) not in json.dumps(row)
     assert row["recipe"]["epochs"] == 1 and row["parameters"] < 10**6 and 0 <= row["top1"] <= 1 and row["log"]

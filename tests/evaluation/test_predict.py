@@ -178,11 +178,12 @@ def rebuilt(path):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("image_size", "stem_stride", "dropout"), [(224, 2, 0.1), (224, None, None), (64, 1, None), (64, None, 0.3)]
+    ("image_size", "stem_stride", "dropout", "hidden"),
+    [(224, 2, 0.1, None), (224, None, None, 24), (64, 1, None, None), (64, None, 0.3, 40)],
 )
-def test_each_network_is_built_again_from_its_metadata(name, image_size, stem_stride, dropout, tmp_path):
+def test_each_network_is_built_again_from_its_metadata(name, image_size, stem_stride, dropout, hidden, tmp_path):
     torch.manual_seed(0)
-    network = {"width": 0.07, "dropout": dropout, "stem_stride": stem_stride}
+    network = {"width": 0.07, "hidden": hidden, "dropout": dropout, "stem_stride": stem_stride}
     model = af.create_model(name, 3, image_size, **network).eval()
     run = {
         "format": 1, "model": model.state_dict(), "ema": None, "rows": [], "epoch": 1, "step": 1,

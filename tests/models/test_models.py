@@ -69,6 +69,7 @@ def test_too_small_a_image_is_refused():
         ({"name": "alexnet", "dropout": 1.0}, "dropout"),
         ({"name": "alexnet", "width": 0}, "width"),
         ({"name": "alexnet", "stem_stride": 5}, "stem_stride"),
+        ({"name": "alexnet", "hidden": 4}, "hidden must be a whole number from 8"),
         ({"name": "alexnet", "init": "he"}, "init must be one of scaled, published"),
     ],
 )
@@ -173,6 +174,8 @@ def test_width_scales_the_hidden_layers():
     whole, part = create_model("alexnet", 10), create_model("alexnet", 10, width=0.125)
     assert whole.classifier[1].out_features == 4096 and part.classifier[1].out_features == 512
     assert count_parameters(part) < count_parameters(whole) / 40
+    told = create_model("alexnet", 10, width=0.125, hidden=40)
+    assert [told.classifier[i].out_features for i in (1, 4, 6)] == [40, 40, 10]
 
 
 def test_forward_flops_by_hand():

@@ -61,6 +61,7 @@ def test_a_run_that_learns_says_nothing_of_the_kind(plain, tmp_path):
 def test_a_rate_far_off_is_named_while_training_and_in_every_result(plain, tmp_path, rate, cause):
     result, lines, summary = run(plain, tmp_path / "run", lr=rate, epochs=14)
     said = [line for line in lines if line.startswith("Stands still after")]
+    assert len(said) == len(set(said)), "each is said once"
     assert said and all(cause in line for line in said) and "guessing gets 1.099 and 33.3%" in said[0]
     assert result.rows[-1]["still"] == summary["verdict"] and cause in summary["verdict"]
     assert summary["stands_still"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from alexnet_fast import TrainConfig, create_model
 from alexnet_fast.images import IMAGENET_STD
 from alexnet_fast.models import Precision
-from alexnet_fast.training.optimisation import WeightMean, WorkingCopy, add_color_noise, make_optimizer
+from alexnet_fast.training.optimisation import WeightMean, WorkingCopy, add_color_noise, make_optimizer, orthogonalise
 from alexnet_fast.training.recipes import choose_recipe
 
 FAST = choose_recipe(TrainConfig(dataset="data"), 5000)
@@ -32,6 +33,63 @@ def test_norms_and_biases_are_spared_the_decay_where_the_recipe_says_so():
     assert [group["weight_decay"] for group in groups] == [5e-4, 5e-4]
     adam = make_optimizer(model, choose_recipe(TrainConfig(dataset="data", recipe="notebook"), 5000), "cpu")
     assert isinstance(adam, torch.optim.Adam) and adam.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_an_orthogonal_step_has_singular_values_near_one():
+    torch.manual_seed(0)
+    for rows, columns in ((24, 60), (24, 24), (60, 24)):
+        made = torch.randn(rows, columns) @ torch.diag(torch.logspace(0, -1, columns))
+        found = torch.linalg.svdvals(orthogonalise(made) / max(1.0, rows / columns) ** 0.5)
+        assert found.max() < 1.3
+        assert found.median() > 0.6
+    assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+def test_muon_moves_the_layers_between_by_its_rate_and_the_others_by_sgd():
+    model = small()
+    recipe = choose_recipe(TrainConfig(dataset="data", recipe="record"), 5000)
+    optimizer = make_optimizer(model, replace(recipe, lr=0.01, momentum=0.0, weight_decay=0.0), "cpu")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = {}
+    for name, p in model.named_parameters():
+        p.grad = gradients[name] = torch.randn_like(p)
+    optimizer.step()
+    names = [name for name, p in model.named_parameters() if p.ndim > 1]
+    for name, p in model.named_parameters():
+        if name in names[1:-1]:
+            largest = float(torch.linalg.matrix_norm((p - before[name]).detach().flatten(1), 2))
+            tall = max(1.0, len(p) / p[0].numel()) ** 0.5
+            assert 0.007 * tall < largest < 0.013 * tall
+        else:
+            torch.testing.assert_close(p.detach(), before[name] - 0.05 * gradients[name])
+
+
+def test_muon_goes_on_from_its_state_and_shrinks_its_weights_by_the_decay():
+    recipe = choose_recipe(TrainConfig(dataset="data", recipe="record"), 5000)
+    models = [small(), small()]
+    optimizers = [make_optimizer(model, recipe, "cpu") for model in models]
+
+    def take(optimizer, model, seed):
+        torch.manual_seed(seed)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+
+    take(optimizers[0], models[0], 1)
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for optimizer, model in zip(optimizers, models, strict=True):
+        take(optimizer, model, 2)
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+    middle, last = models[0].features[4].weight, models[0].classifier[-1].weight
+    for p in models[0].parameters():
+        p.grad = torch.zeros_like(p)
+    optimizers[0].state.clear()
+    before = middle.detach().clone(), last.detach().clone()
+    optimizers[0].step()
+    torch.testing.assert_close(middle.detach(), before[0] * (1 - recipe.lr * recipe.weight_decay))
+    assert torch.equal(last, before[1])
 
 
 def test_the_mean_follows_the_weights_and_the_batch_statistics():

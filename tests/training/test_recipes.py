@@ -30,7 +30,7 @@ def test_the_notebook_and_the_paper():
     assert (paper.lr, paper.batch_size, paper.epochs, paper.schedule) == (0.01, 128, 90, "plateau")
     assert (paper.init, paper.clip, paper.warmup_steps) == ("published", 0, 0)
     assert (paper.crop, paper.color_noise, paper.plateau_factor) == ("shorter-side", 0.1, 0.1)
-    assert set(named_recipes()) == {"fast", "paper", "notebook"}
+    assert set(named_recipes()) == {"fast", "paper", "notebook", "record"}
 
 
 def adapted_to(images: int, **options) -> tuple[Recipe, str | None]:
