@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lowest lint types check bench clean
+.PHONY: demo test lowest engines lint types check bench clean
 
 demo: $(STAMP)
 	$(BIN)/alexnet-fast demo
@@ -17,6 +17,11 @@ test: $(STAMP)
 lowest:
 	@PIP_FIND_LINKS= tools/install.sh .venv-lowest "$(PYTHON)" lowest
 	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -o filterwarnings=default
+
+# examples/engines, each on two processes. Some minutes: an engine is slow to import, and each is started twice.
+engines: $(STAMP)
+	@PIP_FIND_LINKS= $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[engines]'
+	$(BIN)/python -m pytest tests/test_engines.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
