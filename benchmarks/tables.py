@@ -46,6 +46,11 @@ TITLES = {
     "litdata": "LitData",
     "mds": "MosaicML Streaming",
     "timm": "timm",
+    "turboloader": "TurboLoader",
+    "torchcodec": "TorchCodec + v2",
+    "tfdata": "tf.data",
+    "hf": "Hugging Face datasets",
+    "ray": "Ray Data",
     "ffcv-raw": "FFCV, stored decoded",
     "bare-decode": "*bare decode (limit)*",
 }
@@ -159,16 +164,17 @@ def loaders_machine(result: Mapping[str, Any]) -> str:
     versions: dict[str, str] = {}
     for case in result["cases"].values():
         for peer in case["peers"].values():
-            versions |= peer.get("versions", {})
-    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version != "not installed")
+            versions |= {name: v for name, v in peer.get("versions", {}).items() if v != "not installed"}
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     runs = [s["runs"] for case in result["cases"].values() for s in summaries(case).values()]
     peers = [peer for case in result["cases"].values() for peer in case["peers"].values()]
     at = sorted(run["at"] for peer in peers for run in peer.get("runs", []))
     if not at:
         return "Not measured yet."
+    span = f"{min(runs):.0f} to {max(runs):.0f} runs" if max(runs) > 1 else "1 run"
     return (
         f"{e['cores']} cores of an {e['cpu']} ({', '.join(e['vector_extensions'][-3:])}), {e['memory_gib']:.0f} GiB, "
-        f"{e['system']}; measured {at[0][:10]}; {min(runs):.0f} to {max(runs):.0f} runs of each loader and case. "
+        f"{e['system']}; measured {at[0][:10]}; {span} of each loader and case. "
         f"Versions: {listed}."
     )
 
@@ -268,8 +274,48 @@ def loaders_short(result: Mapping[str, Any]) -> str:
     return markdown(header, rows)
 
 
+_FEW = 3
+
+
+def loaders_cpu(result: Mapping[str, Any]) -> str:
+    """CPU seconds for 1,000 images, which others on the same machine hardly change; the least peer to ours below."""
+    columns = {name: found for name in result["cases"] if fastest_peer(found := summaries(result["cases"][name]))}
+    titles = {name: f"{CASES[name.rpartition('-')[0]]}, {name.rpartition('-')[2]}" for name in columns}
+    names = [name for name in TITLES if any(name in found for found in columns.values())]
+    first = next(iter(columns.values()))
+    names.sort(key=lambda name: first[name]["cpu"] if name in first else float("inf"))
+    rows = []
+    for name in names:
+        cells = [f"{found[name]['cpu']:.3f}" if name in found else "–" for found in columns.values()]
+        rows.append([TITLES[name], *cells])
+    least = []
+    for found in columns.values():
+        peers = [name for name in found if name not in (*OURS, LIMIT, STORED)]
+        best = min(peers, key=lambda name: found[name]["cpu"])
+        ratio = f"{found[best]['cpu'] / found[OURS[0]]['cpu']:.2f}x ({TITLES[best]})"
+        least.append(ratio if len(peers) >= _FEW else "–")  # of fewer, the least says little
+    rows.append(["the most sparing peer to alexnet-fast", *least])
+    return markdown(["CPU s / 1,000", *titles.values()], rows)
+
+
+def loaders_cpu_machine(result: Mapping[str, Any]) -> str:
+    """As `loaders_machine`, with the load that others made."""
+    peers = [peer for case in result["cases"].values() for peer in case["peers"].values()]
+    loads = [run["load_before"] for peer in peers for run in good_runs(peer)]
+    failed = [
+        f"{TITLES[name]} ({CASES[key.rpartition('-')[0]]}: {peer['runs'][0].get('error', 'other work than asked for')})"
+        for key, case in result["cases"].items() for name, peer in case["peers"].items()
+        if peer.get("runs") and not good_runs(peer)
+    ]  # fmt: skip
+    none = f" No run came through of {', '.join(failed)}." if failed else ""
+    return (
+        f"{loaders_machine(result)} Other programs shared the cores: a load of {min(loads):.0f} to {max(loads):.0f} "
+        f"before a run.{none}"
+    )
+
+
 def loaders_tables() -> dict[str, str]:
-    result = load("loaders-2core-xeon")
+    result, busy = load("loaders-2core-xeon"), load("loaders-2core-epyc")
     if result is None:
         return {}
     return {
@@ -280,6 +326,7 @@ def loaders_tables() -> dict[str, str]:
         "loaders-detail": loaders_detail(result),
         "loaders-repeat": loaders_repeat(result, load("loaders-2core-xeon-again")),
         "loaders-tuning": loaders_tuning(result),
+        **({"loaders-cpu": loaders_cpu(busy), "loaders-cpu-machine": loaders_cpu_machine(busy)} if busy else {}),
     }
 
 
@@ -312,28 +359,33 @@ def training_results() -> dict[str, str]:
 # Other benchmarks add a function here: {name of a table: its Markdown}.
 def stage_results() -> dict[str, str]:
     path = RESULTS / "stages.json"
-    return {"stages": stages_table(json.loads(path.read_text()))} if path.exists() else {}
+    result = json.loads(path.read_text()) if path.exists() else None
+    return {"stages": stages_table(result), "stages-machine": stages_machine(result)} if result else {}
 
 
 def stages_table(result: Mapping[str, Any]) -> str:
-    """Milliseconds an image of decoding and resizing, by who does it."""
+    """Milliseconds an image of decoding and of all, by who does it."""
     by_data: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in result["rows"]:
         by_data.setdefault(row["data"], {})[row["way"]] = row
+    ways_ = ("indexed", "compiled", "plain")
     rows = [
         [
             CASES[name],
-            *(f"{ways[way]['decode_us'] / 1000:.3f}" for way in ("simplejpeg", "nvimgcodec", "native")),
-            *(f"{ways[way]['resize_us'] / 1000:.3f}" for way in ("simplejpeg", "native")),
-            *(f"{ways[way]['all_us'] / 1000:.3f}" for way in ("simplejpeg", "nvimgcodec", "native")),
+            *(f"{ways[way][stage] / 1000:.3f}" for stage in ("decode_us", "all_us") for way in ways_),
+            f"{ways['plain']['all_us'] / ways['indexed']['all_us']:.1f}x",
         ]
         for name, ways in by_data.items()
     ]
-    header = [
-        "ms of a core", "whole image, simplejpeg", "region, nvImageCodec", "region, compiled", "resize, torch",
-        "resize, compiled", "all, simplejpeg", "all, nvImageCodec", "all, compiled",
-    ]  # fmt: skip
+    words = ("with a seek index", "without one", "plain")
+    header = ["ms of a core", *(f"{stage}, {word}" for stage in ("decoding", "all") for word in words), "plain to best"]
     return markdown(header, rows)
+
+
+def stages_machine(result: Mapping[str, Any]) -> str:
+    e, versions = result["environment"], result["versions"]
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"One thread's CPU time on an {e['cpu']}, median of {result['turns']} turns; {listed}."
 
 
 TABLES: list[Callable[[], dict[str, str]]] = [

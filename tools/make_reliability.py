@@ -171,8 +171,8 @@ def _boxes() -> list[str]:
         "",
         (
             "`tools/fuzz_decoder.py --boxes` decodes every box of images of every size from 1 x 1 to 17 x 17, in every "
-            "sampling, with a seek entry and without, under the same sanitizers. A fault is a box that is not the "
-            "slice of what libjpeg-turbo makes of the whole. The tests below try every interval of rows and of columns."
+            "sampling, with a seek entry and without, by each kind of kernels. A fault is a box that is not the slice "
+            "of what libjpeg-turbo makes of the whole. The tests below try every interval of rows and of columns."
         ),
         "",
         "| sampling | kernels | without a seek entry | with it |",
