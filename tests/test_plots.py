@@ -58,6 +58,14 @@ def test_the_best_epoch_is_the_first_with_the_highest_top1():
     assert best_row(GOOD)["epoch"] == 3
 
 
+def test_no_epoch_is_marked_best_where_a_run_stands_still(tmp_path):
+    standing = [*GOOD[:-1], {**GOOD[-1], "still": "Stands still after 100 steps."}]
+    for name, run in (("good", GOOD), ("standing", standing)):
+        plot_curves(run, tmp_path / f"{name}.svg")
+    assert "best epoch" in (tmp_path / "good.svg").read_text()
+    assert "best epoch" not in (tmp_path / "standing.svg").read_text()
+
+
 def test_a_grid_shows_every_image_whatever_its_shape(tmp_path):
     red = np.zeros((20, 60, 3), dtype=np.uint8)
     red[..., 0] = 255
