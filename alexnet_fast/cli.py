@@ -152,7 +152,7 @@ def verify(
 def inspect(
     dataset: DatasetArg,
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Of the grid; train if not given.")
+        str | None, typer.Option("--split", metavar="NAME", help="Split that the grid shows; train if not given.")
     ] = None,
     grid: Annotated[
         Path | None, typer.Option("--grid", metavar="FILE", help="Write a PNG of labelled images here.")
@@ -161,8 +161,8 @@ def inspect(
         bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images the grid shows.")] = 0,
-    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Of --augmented, pixels.")] = 224,
-    backend: Annotated[str, _one_of("--backend", BACKENDS, "Of --augmented.")] = "auto",
+    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Side of --augmented, pixels.")] = 224,
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader of --augmented.")] = "auto",
 ) -> None:
     """Say what DATASET holds, and draw a grid of its images.
 
@@ -214,7 +214,7 @@ def bench_loader(config: BenchConfig) -> None:
 @app.command()
 @_from_config(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
-    """Top-1 and top-5 accuracy of RUN on a split of DATASET.
+    """Measure the top-1 and top-5 accuracy of RUN on DATASET.
 
     Example: alexnet-fast evaluate runs/tiny data/tiny --tta flip
     """
@@ -226,7 +226,7 @@ def evaluate(config: EvaluateConfig) -> None:
 @app.command()
 @_from_config(PredictConfig)
 def predict(config: PredictConfig) -> None:
-    """Name the most likely classes of anyone's images.
+    """Name the most likely classes of your own images.
 
     Example: alexnet-fast predict runs/tiny cat.jpg --top 3
     """
@@ -243,7 +243,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo-out"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Walk the whole way on images it makes itself.
+    """Show the whole way on images that it makes itself.
 
     Pack, verify, inspect, sweep, train, evaluate and predict, each with its command; a minute and a half on 2 cores.
     """

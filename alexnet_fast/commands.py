@@ -97,17 +97,17 @@ class PackConfig:
         "ilsvrc2012, kaggle, tiny-imagenet, imagefolder, webdataset or parquet; auto looks at SOURCE.", metavar="KIND",
     )  # fmt: skip
     shard_bytes: int | Literal["auto"] = option(
-        "auto", auto_or(SIZE), "Where to cut shards; auto: at a 128th of all, 8MiB to 1GiB.", same_run=True
+        "auto", auto_or(SIZE), "Size of a shard; auto: a 128th of all, 8MiB to 1GiB.", same_run=True
     )
     resize_shorter: int | None = option(None, whole(1), "Shrink the shorter side to N pixels.", same_run=True)
     quality: int = option(95, whole(1, 100), "Quality of images that are encoded anew, as JPEG's.", same_run=True)
     workers: int | Literal["auto"] = option("auto", WORKERS, "Worker processes.")
-    seed: int = option(0, whole(0), "Of the shuffle.", same_run=True)
-    on_bad_image: str = option("error", BAD, "What to do with what cannot be decoded.")
+    seed: int = option(0, whole(0), "Seed of the shuffle.", same_run=True)
+    on_bad_image: str = option("error", BAD, "What to do with an image that cannot be decoded.")
     on_missing: str = option("error", BAD, "What to do with images without a label, and labels without an image.")
-    limit: int | None = option(None, whole(1), "Images per split, for trials.", same_run=True)
-    engine: str = option("local", one_of("local", "ray"), "Where the shards are written.")
-    seek_index: bool = option(True, SWITCH, "Whether to write the files by which crops are decoded sooner.")
+    limit: int | None = option(None, whole(1), "At most so many images a split, for trials.", same_run=True)
+    engine: str = option("local", one_of("local", "ray"), "Who writes the shards: processes here, or Ray.")
+    seek_index: bool = option(True, SWITCH, "Write the index by which crops are decoded faster.")
     overwrite: bool = option(False, SWITCH, "Replace a data set that is there.")
 
     def __post_init__(self) -> None:

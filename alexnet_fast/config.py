@@ -288,7 +288,7 @@ class TrainConfig:
     dataset: Path | str = field(metadata=DATASET)
     run_dir: Path | str | None = option(None, PLACE, "Run folder; runs/NAME if not given.", metavar="RUN", again=False)
     model: str = option("alexnet", one_of(*MODELS), "Network.", same_run=True)
-    recipe: str = option("fast", one_of(*RECIPES), "Hyper-parameters.")
+    recipe: str = option("fast", one_of(*RECIPES), "Set of hyper-parameters.")
     epochs: int | None = option(None, whole(1), "Passes over the training images; recipe's if not given.")
     batch_size: int | None = option(None, whole(1), "Images a step, over all devices; recipe's if not given.")
     image_size: int | Literal["auto"] = option(
@@ -305,11 +305,11 @@ class TrainConfig:
     pin_memory: bool | str = option("auto", on_off(auto="auto"), "Page-locked buffers; they matter with CUDA only.")
     val_split: str = option("val", TEXT, "Split that is validated after each epoch.", metavar="NAME", same_run=True)
     hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; with dali only.")
-    compile: bool | str = option(False, on_off(auto=False), "torch.compile; auto is off.")
+    compile: bool | str = option(False, on_off(auto=False), "Use torch.compile; auto is off.")
     device: str = option("auto", DEVICE, "Where to compute.")
-    seed: int = option(0, whole(0, 2**63 - 1), "Of weights, order and crops.", same_run=True)
+    seed: int = option(0, whole(0, 2**63 - 1), "Seed of weights, order and crops.", same_run=True)
     resume: bool = option(False, SWITCH, "Go on from the newest checkpoint of --run-dir.", again=False)
-    checkpoint_every: int | str | None = option("10m", INTERVAL, "Within epochs: 500, 90s, 10m, 1h.")
+    checkpoint_every: int | str | None = option("10m", INTERVAL, "How often within an epoch: 500, 90s, 10m, 1h.")
     loader_settings: Path | str | None = option(None, PLACE, "bench-loader.json to take settings from.", again=False)
     max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
     shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
@@ -364,25 +364,25 @@ class BenchConfig:
     split: str = option("train", TEXT)
     backends: tuple[str, ...] | None = option(
         None, several(one_of(*BACKENDS[1:]), one_of(*BACKENDS[1:]).expected, "A,B"),
-        "Those that run here if not given.", flag="--backend",
+        "Loaders to measure; those that run here if not given.", flag="--backend",
     )  # fmt: skip
     num_workers: tuple[int, ...] | None = option(
         None, several(whole(0, MOST_WORKERS), f"whole numbers from 0 to {MOST_WORKERS}", "0,1,2"),
-        "0, 1, 2, 4 ... one step past the cores if not given.",
+        "Numbers of workers to measure; 0, 1, 2, 4 ... one step past the cores if not given.",
     )  # fmt: skip
     pin_memory: tuple[bool, ...] | None = option(
-        None, several(on_off(auto=True), "on, off or auto", "on,off"), "Matters with CUDA only."
+        None, several(on_off(auto=True), "on, off or auto", "on,off"), "Page-locked buffers; for CUDA only."
     )  # fmt: skip
-    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; of dali's rows.")
+    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; with dali only.")
     batch_sizes: tuple[int, ...] = option(
-        (128,), several(whole(1), "whole numbers from 1 up", "N,M"), "One or several.", flag="--batch-size"
+        (128,), several(whole(1), "whole numbers from 1 up", "N,M"), "Images a batch, or several.", flag="--batch-size"
     )  # fmt: skip
     image_size: int = option(224, whole(8), "Side of the crops, pixels.")
     seconds: float = option(5.0, NUMBER_ABOVE_0, "Measuring time a setting.", metavar="S")
-    persistent_workers: bool = option(True, SWITCH, "Of --baseline: whether its workers live over epochs.")
-    model: str = option("alexnet", one_of(*MODELS, "none"), "Whose demand to measure.")
-    baseline: Path | str | None = option(None, PLACE, "Also sweep ImageFolder + DataLoader on it.", metavar="FOLDER")
-    timeout: float = option(120.0, NUMBER_ABOVE_0, "A setting silent for so many seconds is hung.", metavar="S")
+    persistent_workers: bool = option(True, SWITCH, "Keep the workers of --baseline from epoch to epoch.")
+    model: str = option("alexnet", one_of(*MODELS, "none"), "Network whose demand is measured.")
+    baseline: Path | str | None = option(None, PLACE, "Measure ImageFolder + DataLoader on it too.", metavar="FOLDER")
+    timeout: float = option(120.0, NUMBER_ABOVE_0, "Give a setting up after so many silent seconds.", metavar="S")
     device: str = option("auto", DEVICE, "Where to compute.")
     out: Path | str | None = option(None, PLACE, "Write .json, .md and .png here.", metavar="DIR")
     seed: int = option(0, whole(0))

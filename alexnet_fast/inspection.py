@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .dataset import DatasetInfo, ShardReader, read_dataset_info
 from .errors import DamagedDataError, UsageError
 from .images import IMAGENET_MEAN, IMAGENET_STD
+from .words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def _head(dataset: Path | str, info: DatasetInfo) -> str:
     kind = f" ({packing['source_format']})" if "source_format" in packing else ""
     total = sum(s.records for s in info.splits.values())
     return (
-        f"{dataset}: {total:,} images in {info.num_classes:,} classes, "
+        f"{dataset}: {counted(total, 'image')} in {counted(info.num_classes, 'class')}, "
         f"packed from {packing.get('source', 'a source that is not named')}{kind}"
     )
 
@@ -89,8 +90,8 @@ def _split_lines(dataset: Path | str, info: DatasetInfo) -> list[str]:
         split = info.splits[name]
         reader = ShardReader(dataset, name)
         lines.append(
-            f"\n{name}: {split.records:,} images, {split.bytes / 1e6:,.1f} MB of JPEG in {len(split.shards)} "
-            f"shard{'s' * (len(split.shards) != 1)}" + ("" if split.labelled else ", without labels")
+            f"\n{name}: {counted(split.records, 'image')}, {split.bytes / 1e6:,.1f} MB of JPEG in "
+            f"{counted(len(split.shards), 'shard')}" + ("" if split.labelled else ", without labels")
         )
         if split.records:
             lines += _size_lines(reader)
@@ -122,7 +123,7 @@ def _spread(values: npt.NDArray[Any]) -> str:
 def _balance_lines(reader: ShardReader, info: DatasetInfo) -> list[str]:
     counts = np.bincount(reader.labels[reader.labels >= 0], minlength=info.num_classes)
     if counts.min() == counts.max():
-        return [f"  class balance   even: {counts.min():,} image{'s' * int(counts.min() != 1)} a class"]
+        return [f"  class balance   even: {counted(int(counts.min()), 'image')} a class"]
     middle = f"{np.median(counts):,.0f} in the middle"
     lines = [f"  class balance   {counts.min():,} to {counts.max():,} images a class, {middle}"]
     order = np.argsort(counts, kind="stable")
@@ -131,7 +132,7 @@ def _balance_lines(reader: ShardReader, info: DatasetInfo) -> list[str]:
     lines.append(f"    most          {_class_counts(many, counts, info)}")
     empty = int((counts == 0).sum())
     if empty:
-        lines.append(f"    none at all   {empty:,} classes")
+        lines.append(f"    none at all   {counted(empty, 'class')}")
     return lines
 
 

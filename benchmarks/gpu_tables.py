@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from alexnet_fast.words import counted
+
 TARGET = 30_000  # images/s trained from JPEG shards of longest side 375, on one H100 with 16 cores
 TARGET_SHARE = 0.9  # of the step alone
 SECTIONS = {
@@ -65,7 +67,7 @@ def _tiny(row: Row) -> str:
     first = f"after {reached['training_seconds']:.1f} s (epoch {reached['epoch']})" if reached else "not reached"
     return (
         f"{row['target']:.0%} {first}; last epoch {row['last_top1']:.2%}, with the mirror image "
-        f"{row['last_top1_flip']:.2%}; {row['epochs']} epochs in {row['training_seconds']:.1f} s of training"
+        f"{row['last_top1_flip']:.2%}; {counted(row['epochs'], 'epoch')} in {row['training_seconds']:.1f} s of training"
     )
 
 
@@ -96,7 +98,7 @@ def _syncs(row: Row) -> str:
 
 def _bench(row: Row) -> str:
     best = row["recommendation"]
-    return f"recommends {best['backend']}, {best['num_workers']} workers, pin_memory {best['pin_memory']}"
+    return f"recommends {best['backend']}, {counted(best['num_workers'], 'worker')}, pin_memory {best['pin_memory']}"
 
 
 _SAID: dict[str, Callable[[Row], str]] = {
@@ -132,9 +134,9 @@ def table(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items())
     worth = " The cells work; the figures say nothing of a GPU." if scale["dry"] else ""
     head = (
-        f"**{result['kind'][0].upper()}{result['kind'][1:]}** of {result['begun'][:10]}: {where}{e['cores']} cores "
-        f"({e['cpu']}); batches of {scale['batch_size']}, {scale['image_size']} pixels, {scale['turns']} turns of "
-        f"{scale['seconds']} s; {versions}.{worth}"
+        f"**{result['kind'][0].upper()}{result['kind'][1:]}** of {result['begun'][:10]}: {where}"
+        f"{counted(e['cores'], 'core')} ({e['cpu']}); batches of {scale['batch_size']}, {scale['image_size']} pixels, "
+        f"{counted(scale['turns'], 'turn')} of {scale['seconds']} s; {versions}.{worth}"
     )
     lines = [
         head,

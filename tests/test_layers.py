@@ -17,7 +17,7 @@ PACKAGE = Path(alexnet_fast.__file__).parent
 # From the bottom up. A folder or a module at the top imports from the layers below its own, never from its own layer or
 # from above; within a folder, modules import each other without a circle.
 LAYERS = [
-    {"errors", "version"},
+    {"errors", "version", "words"},
     {"options"},
     {"config"},
     {"commands"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import UsageError
 from ..plots import HATCHES, INK, LINES, MARKERS, PALETTE, SOFT, legend, new_figure, save, style_axes
 from ..system import can_redraw, write_file_atomically
+from ..words import counted
 from .results import BASELINE, OK, BenchReport, Row, Setting, Stages
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def markdown(report: BenchReport) -> str:
     e = measured.environment
     quota = "" if e.cpu_quota is None else f", cgroup quota {e.cpu_quota:g}"
     data = (
-        f"{e.dataset}, split {e.split}: {e.records:,} images, {e.bytes / 1e6:,.1f} MB, "
+        f"{e.dataset}, split {e.split}: {counted(e.records, 'image')}, {e.bytes / 1e6:,.1f} MB, "
         f"{e.median_width}x{e.median_height} pixels in the median"
     )
     facts = [
@@ -305,8 +306,8 @@ def draw(report: BenchReport, path: Path) -> None:
     e = report.measured.environment
     figure = new_figure(
         8, 6.6, report.explanation[0].partition(";")[0].rstrip(".") + "." if report.explanation else None,
-        foot=f"{e.dataset}: {e.records:,} images of {e.median_width} x {e.median_height} (median) to "
-        f"{e.settings.get('image_size', '?')}; {e.device_name}, {e.usable_cores} usable cores",
+        foot=f"{e.dataset}: {counted(e.records, 'image')} of {e.median_width} x {e.median_height} (median) to "
+        f"{e.settings.get('image_size', '?')}; {e.device_name}, {counted(e.usable_cores, 'usable core')}",
     )  # fmt: skip
     top, bottom = figure.subplots(2, 1, height_ratios=(5, 2), sharex=True)
     series = _series(report)

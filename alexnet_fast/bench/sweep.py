@@ -14,6 +14,7 @@ from ..config import BenchConfig, LoaderConfig
 from ..dataset import read_dataset_info
 from ..errors import AlexNetFastError, UsageError, WorkerError
 from ..system import Child, ChildError, MemoryPeak, limit_behind
+from ..words import counted
 from .measure import FolderConfig, measure_demand, measure_loader
 from .probe import Probe, dtype_of_training, probe
 from .report import Display, open_display, write_files
@@ -54,7 +55,8 @@ def bench_loader(config: BenchConfig) -> BenchReport:
         _count_images(Path(config.baseline))
     if min(config.batch_sizes) > records:
         raise UsageError(
-            f"a batch of {min(config.batch_sizes)} is more than the {records} images of split {config.split!r}: "
+            f"a batch of {min(config.batch_sizes)} is more than the {counted(records, 'image')} of split "
+            f"{config.split!r}: "
             f"give a --batch-size of {records} or less"
         )
     with open_display() as display:
@@ -218,7 +220,7 @@ class _Session:
         estimate = self._estimate()
         self._announced_s = time.monotonic() - self._begin + estimate
         self._display.say(
-            f"{len(self._cells)} settings, up to {self._repeats} times {self._slice:.2g} s each: "
+            f"{counted(len(self._cells), 'setting')}, up to {counted(self._repeats, 'time')} {self._slice:.2g} s each: "
             f"about {estimate:.0f} s from here"
         )
         for line in (*self._notes, *(f"{row.setting}: {row.status}" for row in self._refused)):

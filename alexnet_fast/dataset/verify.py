@@ -17,6 +17,7 @@ from ..errors import DamagedDataError, StorageError, UsageError
 from ..images import check, find_row_starts
 from ..options import is_url
 from ..system import NoProgress, Progress, WorkerPool, file_sha256, report_progress, usable_cores
+from ..words import counted
 from .index import IndexArray, read_index
 from .manifest import DatasetInfo, ShardInfo, SplitInfo, read_dataset_info
 from .reader import UNLABELLED, check_pages, iterate_shard
@@ -52,10 +53,10 @@ class VerifyReport:
 
     def summary(self) -> str:
         """The closing lines: what was checked, or what is wrong."""
-        what = f"{self.records:,} records in {self.shards} shard{'s' if self.shards != 1 else ''} of {self.dataset}"
+        what = f"{counted(self.records, 'record')} in {counted(self.shards, 'shard')} of {self.dataset}"
         if self.ok:
             return f"sound: {what}{', every image decoded' if self.decoded else ''}"
-        lines = [f"{len(self.problems):,} problem{'s' if len(self.problems) != 1 else ''} among {what}:"]
+        lines = [f"{counted(len(self.problems), 'problem')} among {what}:"]
         lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             lines.append(f"  and {len(self.problems) - _SHOWN:,} more")

@@ -12,13 +12,22 @@ import numpy as np
 from ..commands import EvaluateConfig
 from ..config import LoaderConfig
 from ..dataset import ClassInfo, DatasetInfo, read_dataset_info
-from ..errors import UsageError
+from ..errors import StorageError, UsageError
 from ..images import eval_resize
 from ..loaders import choose_records, open_loader
 from ..models import choose_precision
 from ..options import takes_options
-from ..system import check_writable, choose_device, follow_usable_cores, memory_format, progress_bar, use_device
-from ..training import Ranks, load_run, score
+from ..system import (
+    check_writable,
+    choose_device,
+    follow_usable_cores,
+    memory_format,
+    progress_bar,
+    storage_error,
+    use_device,
+)
+from ..training import LoadedRun, Ranks, load_run, score
+from ..words import counted
 from .result import EvalResult
 
 
@@ -32,6 +41,7 @@ def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult
     Raises:
         UsageError: an argument does not fit, the split has no labels, or the classes are not those of the run.
         DamagedDataError: the checkpoint or a record is damaged.
+        StorageError: the JSON file or the report cannot be written; the text holds the scores.
     """
     asked = EvaluateConfig(run=run, dataset=dataset, **options)
     check_writable(asked.json, "--json")
@@ -67,14 +77,26 @@ def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult
         images=found.images, loss=found.loss, top1=found.top1, top5=found.top5,
         seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
         predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
-        records=np.arange(found.images) if chosen is None else chosen,
+        records=np.arange(found.images) if chosen is None else chosen, classes_checked=bool(loaded.classes),
     )  # fmt: skip
-    if asked.report is not None:
-        from .report import write_report
+    return _written(result, asked, loaded)
 
-        result = replace(result, report=write_report(result, asked.report, loaded))
-    if asked.json is not None:
-        result.write_json(asked.json)
+
+def _written(result: EvalResult, asked: EvaluateConfig, loaded: LoadedRun) -> EvalResult:
+    """Write what was asked for; where the file system refuses, the sentence that says so holds the scores."""
+    path = asked.json
+    try:
+        if asked.json is not None:
+            result.write_json(asked.json)
+        path = asked.report
+        if asked.report is not None:
+            from .report import write_report
+
+            result = replace(result, report=write_report(result, asked.report, loaded))
+    except (StorageError, OSError) as error:
+        assert path is not None
+        why = storage_error(error, path) if isinstance(error, OSError) else error
+        raise StorageError(f"not written: {why}; the result is {result.scores()}") from None
     return result
 
 
@@ -96,7 +118,7 @@ def _check_split(info: DatasetInfo, split: str, dataset: Path | str) -> None:
 def _check_classes(trained: tuple[ClassInfo, ...], num_classes: int, info: DatasetInfo, dataset: Path | str) -> None:
     if num_classes != info.num_classes:
         raise UsageError(
-            f"the network knows {num_classes} classes and {dataset} has {info.num_classes}: "
+            f"the network knows {counted(num_classes, 'class')} and {dataset} has {info.num_classes}: "
             "evaluate on the data set that it was trained for"
         )
     if trained and [c.wnid for c in trained] != [c.wnid for c in info.classes]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import METADATA
 from ..errors import AlexNetFastError, MissingDependencyError, UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_resize
+from ..words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def export(run: Path | str, target: Path | str) -> str:
     finally:
         aside.unlink(missing_ok=True)
     size = path.stat().st_size / 1e6
-    return f"{path}: {loaded.description}, {loaded.model.num_classes} classes, {size:,.1f} MB\n{checked}"
+    return f"{path}: {loaded.description}, {counted(loaded.model.num_classes, 'class')}, {size:,.1f} MB\n{checked}"
 
 
 @contextmanager

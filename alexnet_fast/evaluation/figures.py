@@ -20,6 +20,7 @@ from ..inspection import read_image
 from ..plots import plot_filters, plot_guesses, plot_neighbours
 from ..system import progress_bar
 from ..training import LoadedRun
+from ..words import counted
 from .predict import centre_crop
 from .result import EvalResult, short_name
 
@@ -102,7 +103,7 @@ def _guesses(
     first = sum(int(result.predictions[r, 0] == result.labels[r]) for r in places)
     five = sum(int(result.labels[r] in result.predictions[r]) for r in places)
     title = (
-        f"The first guess is right for {first} of {len(places)} images, and one of the first "
+        f"The first guess is right for {first} of {counted(len(places), 'image')}, and one of the first "
         f"{result.predictions.shape[1]} for {five}."
     )
     plot_guesses(

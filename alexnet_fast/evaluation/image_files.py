@@ -22,6 +22,7 @@ from ..errors import DamagedDataError, MissingDependencyError, UsageError
 from ..images import as_eight_bits
 from ..options import is_url
 from ..sources import list_images
+from ..words import counted
 
 Pixels = npt.NDArray[np.uint8]
 _LARGEST_FILE = 1 << 30
@@ -293,5 +294,5 @@ def grey_note(values: npt.NDArray[Any], *, sixteen: bool = False) -> str:
         notes.append(f"what is below 0 (to {low:,.6g}) is black")
     lost = int((~finite).sum())
     if lost:
-        notes.append(f"{lost:,} pixel{'s' * (lost > 1)} without a number {'are' if lost > 1 else 'is'} black")
+        notes.append(f"{counted(lost, 'pixel')} without a number {'are' if lost > 1 else 'is'} black")
     return "; ".join(notes)

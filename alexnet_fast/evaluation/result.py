@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..dataset import ClassInfo
 from ..system import write_file_atomically
+from ..words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class EvalResult:
         labels: (images,) int64.
         predictions: (images, 5 or fewer) int64, the most likely classes first.
         probabilities: (images, 5 or fewer) float32, theirs.
+        classes_checked: whether the network says which classes it was trained for, so that they were compared with the
+            data set's; else its first output was taken for label 0, and so on.
         report: the page that was written, None where none was asked for.
     """
 
@@ -47,6 +50,7 @@ class EvalResult:
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    classes_checked: bool = True
     report: Path | None = None
 
     def confusion(self, most: int = 1000) -> npt.NDArray[np.int64]:
@@ -83,7 +87,7 @@ class EvalResult:
         return label, float(total[label] / max(1, self.images))
 
     def as_dict(self) -> dict[str, Any]:
-        """{split, images, pictures, top1, balanced_top1, top5, loss, tta, largest_class, largest_share}.
+        """The figures by name: those of this class, largest_class and largest_share.
 
         Accuracies and the share are fractions, largest_class is a wnid, and pictures is images' old name.
         """
@@ -94,20 +98,23 @@ class EvalResult:
             **{key: getattr(self, name) for key, name in names.items()},
             "largest_class": self.classes[label].wnid,
             "largest_share": share,
+            "classes_checked": self.classes_checked,
         }
 
     def write_json(self, path: Path) -> None:
         """Write `as_dict` to `path`."""
         write_file_atomically(Path(path), (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
+    def scores(self) -> str:
+        """The three figures in words."""
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}"
+
     def closing_lines(self) -> str:
         """The result in words; where there is a report, with the hardest and easiest classes and what was confused."""
         how = "" if self.tta == "none" else f", {self.tta}"
-        rate = self.images / self.seconds
-        images = f"{self.images:,} image{'s' * (self.images != 1)}"
         lines = [
-            f"{self.description}, on {images} of split {self.split}{how}:",
-            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} ({rate:,.0f} images/s)",
+            f"{self.description}, on {counted(self.images, 'image')} of split {self.split}{how}:",
+            f"{self.scores()} ({self.images / self.seconds:,.0f} images/s)",
             *self.caveats(),
         ]
         paper = self.beside_paper()
@@ -139,6 +146,12 @@ class EvalResult:
         if count == 1:
             return ["The data set has 1 class, so every answer is right and the accuracies say nothing."]
         found = []
+        if not self.classes_checked:
+            found.append(
+                "The network does not name its classes, so they could not be compared with the data set's: its first "
+                f"output is taken for {short_name(self.classes[0].name)}, its last for "
+                f"{short_name(self.classes[-1].name)}."
+            )
         total = self.images_of_classes()
         label, share = self.largest_class
         if total.max() != total.min():

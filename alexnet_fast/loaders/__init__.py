@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import LoaderConfig
 from ..errors import UsageError
 from ..options import is_url
+from ..words import counted
 from .base import Batch, Loader
 from .order import Int64Array, epoch_order
 from .selection import chosen_records
@@ -151,7 +152,7 @@ def choose_backend(config: LoaderConfig, reader: ShardReader | None = None) -> t
             )
         elif free is not None:
             return "resident", (
-                f"{len(reader)} images of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
+                f"{counted(len(reader), 'image')} of {size[1]}x{size[0]} take {needed / 2**20:.0f} MiB "
                 f"of {free / 2**20:.0f} MiB free on {device}"
             )
     if device.type == "cuda":
@@ -184,6 +185,6 @@ def decoder_on_cuda(workers: int, *, compiled: bool | None = None) -> tuple[str,
     dali = min(max(1, workers) * _DALI_PER_THREAD, _DALI_PER_GPU)
     backend = "dali" if dali >= host else "torchvision"
     return backend, (
-        f"with {workers} worker{'s' * (workers != 1)} about {dali:,} full-size images/s are expected of DALI and "
+        f"with {counted(workers, 'worker')} about {dali:,} full-size images/s are expected of DALI and "
         f"{host:,} of the host; bench-loader measures them"
     )

@@ -22,6 +22,7 @@ from ..images import (
     resampling_matrix,
 )
 from ..system import available_memory, choose_device, to_device, worker_count
+from ..words import counted
 from .base import Loader, check_options, view_epochs
 from .batch_buffers import BatchBuffers
 from .host import HostLoader
@@ -238,11 +239,12 @@ def _check_room(config: LoaderConfig, reader: ShardReader, device: torch.device)
     needed, free = resident_bytes(reader, size), free_memory(device)
     if free is not None and needed > MEMORY_SHARE * free:
         raise UsageError(
-            f"backend resident needs {needed / 2**30:.2f} GiB for {len(reader)} images and may take "
+            f"backend resident needs {needed / 2**30:.2f} GiB for {counted(len(reader), 'image')} and may take "
             f"{MEMORY_SHARE:.0%} of the {free / 2**30:.2f} GiB free on {device}: use --backend torchvision"
         )
     about = (
-        f"resident: {len(reader)} images of {size[1]}x{size[0]} decoded once into {needed / 2**20:.0f} MiB on {device}"
+        f"resident: {counted(len(reader), 'image')} of {size[1]}x{size[0]} decoded once into "
+        f"{needed / 2**20:.0f} MiB on {device}"
     )
     return size, about
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..dataset import ShardReader
 from ..system import choose_device, usable_cores
+from ..words import counted
 from .base import check_options
 from .host import HostLoader
 from .image_sources import ShardSource
@@ -40,6 +41,6 @@ class TorchvisionLoader(HostLoader):
         cores = usable_cores()
         mebibytes = self._layout.batch_bytes / 2**20
         self.description = (
-            f"torchvision: {self.workers_text} on {cores} usable core{'s' * (cores > 1)}, "
+            f"torchvision: {self.workers_text} on {counted(cores, 'usable core')}, "
             f"{self._layout.count - 1} batches of {mebibytes:.0f} MiB in memory, for {self.device}"
         )

@@ -21,6 +21,7 @@ from ..images import compiled_code
 from ..options import is_url, takes_options
 from ..sources import open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
+from ..words import counted
 from .plan import Plan, plan_shards, write_plan_files
 from .publish import published
 from .ray_engine import write_shards_on_ray
@@ -147,7 +148,7 @@ def _write_shards(
     todo = [job for job in jobs if job.plan.name not in done]
     report.start(plan.records)
     if done:
-        report.note(f"{len(done)} of {len(jobs)} shards were finished already")
+        report.note(f"{len(done):,} of {counted(len(jobs), 'shard')} were finished already")
         report.advance(sum(job.records for job in jobs if job.plan.name in done))
     if engine == "ray":
         results = write_shards_on_ray(todo, pool.count or None, report)
@@ -232,8 +233,8 @@ def describe_pack(info: DatasetInfo, dataset: str | Path, *, seek_index: bool = 
     for name, split in info.splits.items():
         label = "" if split.labelled else ", without labels"
         lines.append(
-            f"{name}: {split.records:,} images{label}, {split.bytes / 1e6:,.1f} MB in {len(split.shards)} "
-            f"shard{'s' if len(split.shards) != 1 else ''}"
+            f"{name}: {counted(split.records, 'image')}{label}, {split.bytes / 1e6:,.1f} MB in "
+            f"{counted(len(split.shards), 'shard')}"
         )
     packing = info.packing
     lines += packing.get("notes", [])
@@ -258,7 +259,7 @@ def describe_pack(info: DatasetInfo, dataset: str | Path, *, seek_index: bool = 
             "no seek index was written: it takes compiled code (alexnet-fast doctor says why there is none), and "
             "without it crops are decoded from the first row of their image on"
         )
-    lines.append(f"{info.num_classes} classes; packed into {dataset}")
+    lines.append(f"{counted(info.num_classes, 'class')}; packed into {dataset}")
     return "\n".join(lines)
 
 

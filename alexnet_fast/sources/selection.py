@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..words import counted
 from .labels import decode_text
 from .names import shown
 from .table import Source, Split
@@ -51,7 +52,7 @@ def _kept(source: Source, classes: int | str | Path) -> list[int]:
     text = str(classes)
     if text.isdigit():
         if not 1 <= int(text) <= len(source.classes):
-            raise UsageError(f"--classes {text}: {source.name} has {len(source.classes)} classes")
+            raise UsageError(f"--classes {text}: {source.name} has {counted(len(source.classes), 'class')}")
         return list(range(int(text)))
     path = Path(text)
     if not path.is_file():

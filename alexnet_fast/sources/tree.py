@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
+from ..words import counted
 from .classes import Classes, order_classes
 from .labels import (
     CLASS_LISTS,
@@ -288,7 +289,8 @@ def _place_by_file(
     listing.account.note(f"labels of {' and '.join(flat)} are from {called}, {table.column}")
     lost = table.without_image(names)
     if lost:
-        text = f"{_last(called)} names {len(lost):,} images that SOURCE has not ({', '.join(map(shown, lost[:2]))} ...)"
+        some = ", ".join(map(shown, lost[:2])) + (" ..." if len(lost) > 2 else "")
+        text = f"{_last(called)} names {counted(len(lost), 'image')} that SOURCE has not ({some})"
         if not skip_missing:
             raise UsageError(f"{text}: fetch it or them again, or pack what is there with --on-missing skip")
         listing.account.note(text)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, cross_entropy
 
 from ..models import AlexNet
+from ..words import counted
 from .recipes import Recipe
 
 FEWEST_STEPS = 50  # below these a loss at ln(classes) says nothing yet
@@ -207,7 +208,9 @@ class Watch:
         if (shares > 0).sum() < 2:
             return words + "All validation images have one label: validation says nothing here."
         if step < FEWEST_STEPS:
-            return words + f"The run has had {step} steps, and {_FIRST_LOOK} are the fewest to learn something in."
+            return (
+                words + f"The run has had {counted(step, 'step')}: {_FIRST_LOOK} are the fewest to learn something in."
+            )
         if not over_chance(round(train_top1 * 10_000), 10_000, self._top1):
             return words + f"Training is at {train_top1:.1%}: it has hardly begun to learn, and needs more steps."
         relation = label_relation(*probe())
@@ -219,7 +222,7 @@ class Watch:
         return words + (
             f"Training reaches {train_top1:.1%}: what it learned does not carry over. Cause: training labels that are "
             f"shuffled and were learned by heart, classes in another order than validation's, or "
-            f"{len(labels)} validation images that are too few to tell. "
+            f"{counted(len(labels), 'validation image')}, which is too few to tell. "
             "Look at `alexnet-fast inspect DATASET --grid grid.png`."
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..plots import best_row, is_number
+from ..words import counted
 
 # Below these a change of validation accuracy (a fraction) or loss (a share of itself) is taken for noise.
 _ACCURACY_STEP = 0.005
@@ -25,9 +26,7 @@ def fit_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     if not checked:
         return "No epoch was validated, so nothing can be said about over- or underfitting."
     if len(checked) < 3:
-        return (
-            f"Validated {len(checked)} time{'s' * (len(checked) > 1)}: too few epochs to tell over- from underfitting."
-        )
+        return f"Validated {counted(len(checked), 'time')}: too few epochs to tell over- from underfitting."
     return _overfit_words(checked) or _short_words(checked) or _good_words(checked)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from ..dataset import ClassInfo
 from ..errors import UsageError
 from ..models import AlexNet
+from ..words import counted
 from .checkpoint import load_run
 
 
@@ -52,7 +53,7 @@ def take_weights(model: AlexNet, name: str, classes: Sequence[ClassInfo], source
         "all layers" if same else f"all layers but the last, which is new ({_why_new(run.classes, classes, run.model)})"
     )
     if same and not run.classes:
-        line += f", taken to be of the same {len(classes)} classes, which the file does not name"
+        line += f", taken to be of the same {counted(len(classes), 'class')}, which the file does not name"
     stride, before = _first_stride(model), _first_stride(run.model)
     if stride != before:
         line += f"; the first convolution strides by {stride} at this image size, and by {before} there"
@@ -66,10 +67,10 @@ def _first_stride(model: AlexNet) -> int:
 
 
 def _why_new(theirs: Sequence[ClassInfo], ours: Sequence[ClassInfo], network: AlexNet) -> str:
-    count = network.classifier[-1].out_features
+    count = network.num_classes
     if count != len(ours):
-        return f"{count} classes there, {len(ours)} here"
-    return f"{count} classes as here, but others or in another order: {theirs[0].wnid} is the first there"
+        return f"{counted(count, 'class')} there, {len(ours)} here"
+    return f"{counted(count, 'class')} as here, but others or in another order: {theirs[0].wnid} is the first there"
 
 
 def freeze_features(model: AlexNet) -> None:

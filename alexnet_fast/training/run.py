@@ -17,6 +17,7 @@ from ..errors import StoppedError, StorageError, UsageError
 from ..models import PUBLISHED_SIZE, measured_gain
 from ..plots import best_row
 from ..system import StopSignals, follow_usable_cores
+from ..words import counted
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
@@ -73,6 +74,7 @@ class TrainResult:
     def closing_lines(self) -> str:
         """What to tell the person who started it: the result, where it is, and what to do next."""
         lines = []
+        steps = counted(self.step, "step")
         still = self.summary["stands_still"]
         if self.best is not None and "still" not in self.best and not still:
             lines.append(
@@ -83,7 +85,7 @@ class TrainResult:
             validated = "nothing was validated" if self.best is None else "no epoch is better than guessing"
             lines.append(f"training top-1 {self.rows[-1]['train_top1']:.2%}; {validated}")
         if not self.finished:
-            lines.append(f"stopped after {self.step} steps as asked; the checkpoint is {self.run_dir / LAST}")
+            lines.append(f"stopped after {steps} as asked; the checkpoint is {self.run_dir / LAST}")
         if still or (self.finished and self.best is not None):
             lines.append(self.summary["verdict"])
         waits = [row["data_wait"] for row in self.rows]
@@ -93,7 +95,7 @@ class TrainResult:
                 f"`alexnet-fast bench-loader {_quote(self.dataset)}` finds better loader settings"
             )
         warm_up = f" ({duration(self.warm_up_seconds)} of warm-up)" if self.warm_up_seconds else ""
-        lines.append(f"{self.step} steps in {duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
+        lines.append(f"{steps} in {duration(self.seconds)}{warm_up}; all of it is in {self.run_dir}")
         if self.best is not None:
             lines.append(f"next: alexnet-fast evaluate {_quote(self.run_dir)} {_quote(self.dataset)}")
         return "\n".join(lines)
@@ -228,7 +230,7 @@ def _check_same(run_dir: Path, plan: Plan, stored: dict[str, Any], epochs_done: 
         )
     if plan.recipe.epochs < epochs_done:
         raise UsageError(
-            f"{run_dir} has {epochs_done} epochs behind it, and {plan.recipe.epochs} were asked for: "
+            f"{run_dir} has {counted(epochs_done, 'epoch')} behind it, and {plan.recipe.epochs} were asked for: "
             f"use --epochs {epochs_done} or more, or give another --run-dir"
         )
 
@@ -240,12 +242,12 @@ def _check_same(run_dir: Path, plan: Plan, stored: dict[str, Any], epochs_done: 
 def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: Say) -> None:
     recipe, precision = plan.recipe, plan.precision
     say(
-        f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {info.num_classes} classes, "
-        f"{plan.image_size} pixels) on {info.split('train').records:,} images; run folder {run_dir}"
+        f"{plan.config.model} ({plan.parameters / 1e6:.2f} M parameters, {counted(info.num_classes, 'class')}, "
+        f"{plan.image_size} pixels) on {counted(info.split('train').records, 'image')}; run folder {run_dir}"
     )
     say(
-        f"recipe {recipe.name}: {recipe.epochs} epochs of {plan.steps_per_epoch} steps, batch {recipe.batch_size}, "
-        f"{recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}"
+        f"recipe {recipe.name}: {counted(recipe.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}, "
+        f"batch {recipe.batch_size}, {recipe.optimizer}, peak rate {recipe.lr:g}, {recipe.schedule}"
     )
     if plan.config.image_size == "auto" and plan.image_size < PUBLISHED_SIZE:
         say(
@@ -301,8 +303,9 @@ def _going_on(trainer: Trainer, plan: Plan, path: Path, stored: dict[str, Any]) 
     if epochs != before:
         rate = learning_rate(plan.recipe, done, plan.total_steps, trainer.step.plateau.scale)
         line += (
-            f"; the run had {before} epochs and has {epochs} now: from here on the rate follows the "
-            f"{plan.recipe.schedule} schedule of {epochs} epochs, {trainer.step.rate:.3g} before and {rate:.3g} next"
+            f"; the run had {counted(before, 'epoch')} and has {epochs} now: from here on the rate follows the "
+            f"{plan.recipe.schedule} schedule of {counted(epochs, 'epoch')}, {trainer.step.rate:.3g} before and "
+            f"{rate:.3g} next"
         )
     return line
 

@@ -13,7 +13,7 @@ import torchvision
 
 from alexnet_fast import LoaderConfig, TrainConfig, UsageError, evaluate, open_loader, train
 from alexnet_fast.dataset import ClassInfo
-from alexnet_fast.errors import DamagedDataError
+from alexnet_fast.errors import DamagedDataError, StorageError
 from alexnet_fast.evaluation import EvalResult
 from alexnet_fast.evaluation.result import class_lines, confused_pairs
 from alexnet_fast.models import Precision, choose_precision
@@ -58,6 +58,7 @@ def test_the_scores_are_those_counted_by_hand(run, packed_small, tmp_path):
     assert content == {
         "split": "val", "images": 23, "pictures": 23, "top1": result.top1, "balanced_top1": result.balanced_top1,
         "top5": 1.0, "loss": result.loss, "tta": "none", "largest_class": "n00000000", "largest_share": 6 / 23,
+        "classes_checked": True,
     }  # fmt: skip
     hits, sizes = (logits.argmax(1) == labels).float(), labels.bincount()
     own = [hits[labels == label].mean().item() for label in range(4)]
@@ -129,6 +130,21 @@ def test_what_cannot_be_evaluated_is_refused(run, packed_small, tmp_path):
         load_run(tmp_path / "other.pt")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_result_that_cannot_be_written_is_still_told(run, packed_small, tmp_path):
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / ".curves.png.tmp").symlink_to("/dev/full")
+    scores = evaluate_here(run, packed_small, json=tmp_path / "scores.json").scores()
+    with pytest.raises(StorageError) as raised:
+        evaluate_here(run, packed_small, report=report, json=tmp_path / "again.json")
+    assert str(raised.value) == (
+        f"not written: {report}: No space left on device: free some space, or choose another disk; "
+        f"the result is {scores}"
+    )
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "scores.json").read_text()
+
+
 def test_a_checkpoint_runs_no_code(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -147,6 +163,10 @@ def test_torchvisions_weights_are_a_run(packed_small, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(images), theirs(images), rtol=0, atol=0)
     assert loaded.config["model"] == "alexnet-owt" and loaded.image_size == 224
+    result = evaluate_here(tmp_path / "alexnet.pth", packed_small)
+    assert "does not name its classes, so they could not be compared" in result.closing_lines()
+    assert "its first output is taken for class 0, its last for class 3" in result.closing_lines()
+    assert result.as_dict()["classes_checked"] is False
     with pytest.raises(UsageError, match="knows 4 classes"):
         evaluate_here(tmp_path / "alexnet.pth", _other_classes(packed_small, tmp_path))
 
