@@ -103,7 +103,7 @@ def test_label_files_that_are_wrong(tmp_path, text, error):
 @pytest.mark.parametrize(
     ("labels", "error", "packed", "left"),
     [
-        ({**LABELS, "d.jpg": "great grey owl"}, r"val_labels.csv names 1 images that SOURCE has not \(d.jpg", 3, 0),
+        ({**LABELS, "d.jpg": "great grey owl"}, r"val_labels.csv names 1 image that SOURCE has not \(d.jpg", 3, 0),
         ({k: v for k, v in LABELS.items() if k != "b.jpg"}, "val_labels.csv has no label for b.jpg of split val", 2, 1),
     ],
 )
@@ -116,8 +116,8 @@ def test_what_the_labels_or_the_images_lack(tmp_path, labels, error, packed, lef
     assert info.splits["val"].records == packed
     reasons = {entry["reason"]: entry["files"] for entry in info.packing["files"]["left_out"]}
     assert reasons.get("without a label in val/val_labels.csv", 0) == left
-    assert left or any("names 1 images that SOURCE has not (d.jpg" in note for note in info.packing["notes"])
-    with pytest.raises(UsageError, match="--on-missing is error or skip"):
+    assert left or any("names 1 image that SOURCE has not (d.jpg" in note for note in info.packing["notes"])
+    with pytest.raises(UsageError, match="on_missing must be one of error, skip, got 'no'"):
         pack(folder, tmp_path / "out", on_missing="no")
 
 
