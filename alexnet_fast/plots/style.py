@@ -89,7 +89,7 @@ def style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_title(title, fontsize=11, color=INK, loc="left", family=fonts())
     axes.set_xlabel(xlabel, fontsize=9, color=INK)
     axes.set_ylabel(ylabel, fontsize=9, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
+    axes.tick_params(which="both", labelsize=8, colors=INK)
     axes.grid(True, color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
