@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from alexnet_fast.bench import BenchReport, Row, Setting, read_report
+from alexnet_fast.bench.sentences import explain
 from alexnet_fast.bench.verdict import tolerance, training_rate, training_seconds
 
 DATA = {"tiny": "Tiny ImageNet at 64", "full": "ImageNet, full size, at 224"}
@@ -87,10 +88,11 @@ def rates(pairs: Pairs, markdown: Table) -> str:
 
 
 def verdicts(pairs: Pairs) -> str:
-    """What the first sweep over each data set says."""
+    """What is said of the first sweep over each data set: its figures, in today's words."""
     parts = []
     for name, (first, _) in pairs.items():
-        parts.append(f"{DATA[name]}:\n\n" + "\n>\n".join(f"> {sentence}" for sentence in first.explanation))
+        sentences = explain(first.measured, row_of(first, first.recommendation))
+        parts.append(f"{DATA[name]}:\n\n" + "\n>\n".join(f"> {sentence}" for sentence in sentences))
     return "\n\n".join(parts)
 
 

@@ -103,8 +103,8 @@ def _written(result: EvalResult, asked: EvaluateConfig, loaded: LoadedRun) -> Ev
 def _check_split(info: DatasetInfo, split: str, dataset: Path | str) -> None:
     """Refuse a split that cannot be scored, and name those that can."""
     usable = [name for name, found in info.splits.items() if found.labelled and found.records]
-    others = [name for name in usable if name != split]
-    hint = f"evaluate on another, as in --split {others[-1]}" if others else "pack a source that has one with labels"
+    others = sorted((name for name in usable if name != split), key=lambda name: name == "train")
+    hint = f"evaluate on another, as in --split {others[0]}" if others else "pack a source that has one with labels"
     if split not in info.splits:
         raise UsageError(f"{dataset} has no split {split!r} (it has {', '.join(info.splits) or 'none'}): {hint}")
     if not info.splits[split].labelled:

@@ -288,7 +288,7 @@ def _introduce_splits(plan: Plan, info: DatasetInfo, say: Say) -> None:
         if share > _LARGE * counts.mean() / counts.sum():
             label = info.classes[int(counts.argmax())].name.partition(",")[0]
             say(
-                f"{split}: {label} has {share:.1%} of the images, and always answering it is right as often; "
+                f"{split}: {label} has {share:.1%} of the images, so always answering it gives that top-1; "
                 "balanced accuracy counts each class alike"
             )
 

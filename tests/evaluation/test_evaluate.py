@@ -113,7 +113,7 @@ def test_what_cannot_be_evaluated_is_refused(run, packed_small, tmp_path):
             {"split": "test"},
             "no labels to compare with: use `alexnet-fast predict`, or evaluate on another, as in --split val",
         ),
-        ({"split": "dev"}, "no split 'dev'"),
+        ({"split": "dev"}, r"no split 'dev' \(it has .*\): evaluate on another, as in --split val"),
         ({"tta": "twelve"}, "tta must be one of"),
     ):
         with pytest.raises(UsageError, match=message):
