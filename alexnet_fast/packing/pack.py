@@ -19,7 +19,7 @@ from ..dataset import ClassInfo, DatasetInfo, SplitInfo, write_dataset_info
 from ..errors import StorageError
 from ..images import compiled_code
 from ..options import is_url, takes_options
-from ..sources import open_source, select_classes
+from ..sources import count_and_reason, open_source, select_classes
 from ..system import NoProgress, Progress, WorkerPool, usable_cores
 from ..words import counted
 from .plan import Plan, plan_shards, write_plan_files
@@ -270,7 +270,7 @@ def _left_out_lines(files: dict[str, Any] | None) -> list[str]:
     lines = [f"files in SOURCE: {files['found']:,}, of which {files['packed']:,} are packed; the others are"]
     for entry in files["left_out"]:
         names = ", ".join(entry["examples"]) + (", ..." if entry["files"] > len(entry["examples"]) else "")
-        lines.append(f"  {entry['files']:,} {entry['reason']} ({names})")
+        lines.append(f"  {count_and_reason(entry['files'], entry['reason'])} ({names})")
     return lines
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DamagedDataError, UsageError
 from ..options import is_url
-from .account import Account
+from .account import Account, count_and_reason
 from .folders import list_folder
 from .ilsvrc import labels_beside
 from .labels import WNID, class_names
@@ -32,6 +32,7 @@ __all__ = [
     "FileReader",
     "Source",
     "Split",
+    "count_and_reason",
     "is_hidden",
     "list_images",
     "open_source",

@@ -8,6 +8,24 @@ from typing import Any, NamedTuple
 from .names import shown
 
 _EXAMPLES = 2
+# How reasons begin that are said of one file. A reason is kept in the plural, as dataset.json has it.
+_OF_ONE = {
+    "not images": "not an image",
+    "archives": "archive",
+    "images": "image",
+    "parquet files": "parquet file",
+    "shards": "shard",
+}
+
+
+def count_and_reason(files: int, reason: str) -> str:
+    """'11 not images by name (.txt)', '1 not an image by name (.txt)'."""
+    if files == 1:
+        for many, one in _OF_ONE.items():
+            if reason.startswith(many):
+                reason = one + reason.removeprefix(many)
+                break
+    return f"{files:,} {reason}"
 
 
 class LeftOut(NamedTuple):
@@ -19,7 +37,7 @@ class LeftOut(NamedTuple):
 
     def __str__(self) -> str:
         names = ", ".join(self.examples) + (", ..." if self.files > len(self.examples) else "")
-        return f"{self.files:,} {self.reason} ({names})"
+        return f"{count_and_reason(self.files, self.reason)} ({names})"
 
 
 class Account:

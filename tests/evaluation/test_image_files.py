@@ -146,7 +146,7 @@ def test_hidden_files_are_passed_over_and_other_files_are_counted(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/c.JPG", "b.jpg"]
     (line,) = lines
     assert line.startswith(f"{tmp_path}: passed over ")
-    for words in ("3 hidden (", "2 not images by name (.txt) (", "1 not images by content (no ending) (LICENSE)"):
+    for words in ("3 hidden (", "2 not images by name (.txt) (", "1 not an image by content (no ending) (LICENSE)"):
         assert words in line
     with pytest.raises(UsageError, match="no path"):
         find_images(["x" * 300])

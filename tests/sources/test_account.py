@@ -62,7 +62,7 @@ def test_the_sum_is_what_lies_there(tmp_path, how):
     assert all(1 <= len(entry["examples"]) <= 2 for entry in account["left_out"])
     text = describe_pack(info, tmp_path / "out")
     assert f"files in SOURCE: {len(files)}, of which {6 + len(ODD)} are packed; the others are" in text
-    assert "  1 not images by name (.mp4) (train/cat/film.mp4)" in text
+    assert "  1 not an image by name (.mp4) (train/cat/film.mp4)" in text
     assert "encoded anew, not a JPEG (GIF): 2 (gifs/" in text
     assert "images by their contents, whatever their names end in: 2 (train/cat/" in text
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["packing"]["files"] == account
@@ -192,6 +192,6 @@ def test_the_command_line_says_it(tmp_path):
     assert done.returncode == 0
     assert "test: 2 images, 0.0 MB in 1 shard\n" in done.stdout
     assert (
-        "files in SOURCE: 7, of which 6 are packed; the others are\n  1 not images by name (.txt) (notes.txt)\n"
+        "files in SOURCE: 7, of which 6 are packed; the others are\n  1 not an image by name (.txt) (notes.txt)\n"
         in done.stdout
     )
