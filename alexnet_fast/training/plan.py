@@ -21,6 +21,7 @@ from ..loaders import choose_records
 from ..models import (
     PUBLISHED_SIZE,
     SMALLEST_SIZE,
+    Architecture,
     Precision,
     choose_precision,
     count_parameters,
@@ -108,6 +109,8 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
         precision = replace(precision, reason="as this run has computed from its start")
     with torch.device("meta"):  # refuses what cannot be built before anything is written
         model = create_model(config.model, info.num_classes, image_size, **recipe.network)
+        if "start_size" not in config.overrides:
+            recipe = replace(recipe, start_size=_smallest_start(recipe, model.architecture, image_size))
         for epoch in range(recipe.epochs):
             feature_sizes(model.architecture, training_size(recipe, epoch, image_size))
     steps = images // recipe.batch_size
@@ -162,6 +165,17 @@ def _image_size(config: TrainConfig, stored: Mapping[str, Any] | None) -> int:
     finally:
         reader.close()
     return min(PUBLISHED_SIZE, max(SMALLEST_SIZE, int(np.median(shorter)))) if len(shorter) else PUBLISHED_SIZE
+
+
+def _smallest_start(recipe: Recipe, architecture: Architecture, image_size: int) -> float:
+    """The recipe's share of the image size to begin at, or the next eighth at which the network has a pixel left."""
+    for share in (recipe.start_size, *(n / 8 for n in range(1, 8) if n / 8 > recipe.start_size)):
+        try:
+            feature_sizes(architecture, training_size(replace(recipe, start_size=share), 0, image_size))
+        except UsageError:
+            continue
+        return share
+    return 1.0
 
 
 def _recipe(config: TrainConfig, images: int, stored: Mapping[str, Any] | None) -> Recipe:

@@ -23,7 +23,7 @@ from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
 from .log import balanced, duration
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
-from .recipes import adapted, learning_rate
+from .recipes import adapted, learning_rate, named_recipes
 from .run_folder import RunFolder, default_run_dir
 from .trainer import Trainer
 
@@ -257,6 +257,12 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
     changes = adapted(recipe, plan.config.model, plan.total_steps)
     if changes is not None:
         say(changes)
+    smallest = named_recipes()[recipe.name].start_size
+    if recipe.start_size > smallest and "start_size" not in plan.config.overrides:
+        say(
+            f"images grow from {recipe.start_size:g} of their side, not {smallest:g} as recipe {recipe.name} has it: "
+            "smaller ones leave this network no pixel (--set start_size=X)"
+        )
     gain = measured_gain(precision)
     measured = f"; a matrix product runs {gain:.1f} times as fast as in fp32" if gain is not None else ""
     count = f"{ranks.world_size} processes, each on " if ranks.world_size > 1 else ""

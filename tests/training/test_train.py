@@ -108,6 +108,17 @@ def test_the_image_size_fits_the_data_and_is_said(packed_small, packed, tmp_path
     assert TrainConfig(dataset=packed_small).image_size == "auto"
 
 
+@pytest.mark.parametrize(("model", "start"), [("alexnet", 0.625), ("alexnet-bn", 0.5)])
+def test_images_grow_from_where_the_network_has_a_pixel_left_and_resume_so(model, start, packed_small, tmp_path):
+    config = small_config(packed_small, tmp_path / "run", model=model, recipe="record", image_size="auto", epochs=2)
+    config = replace(config, overrides={"width": 0.0625, "hidden": 16})
+    _, lines = quietly(replace(config, max_steps=1))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["start_size"] == start
+    assert any(line.startswith("images grow from 0.625 of their side, not 0.5") for line in lines) == (start > 0.5)
+    result, _ = quietly(replace(config, resume=True))
+    assert len(result.rows) == 2
+
+
 def test_large_images_are_seen_at_224_pixels(tmp_path):
     data = pack_images(tmp_path / "data", {"train": make_samples("train", 4, 2, size=(320, 240))}, num_classes=2)
     _, lines = quietly(small_config(data, tmp_path / "run", image_size="auto", epochs=1, batch_size=2, max_steps=1))
