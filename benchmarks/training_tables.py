@@ -19,8 +19,9 @@ NETWORKS = {
     "alexnet-owt": "torchvision's (Krizhevsky 2014); weights interchangeable both ways",
 }
 STEPS = ("step-gpu", "step-xeon", "step-epyc")  # results of step.py, those that are there
-RECORDS = ("record-epyc-4-epochs", "record-epyc-12-epochs")  # results of tiny_imagenet_record.py, those that are there
+RECORDS = ("record-epyc-4-epochs", "record-epyc-8-epochs")  # results of tiny_imagenet_record.py, those that are there
 REDUCED = ("record-reduced-fast", "record-reduced-notebook")
+PAIRS = (5, 64, 16)  # classes, image size and batch of the runs in the table of networks
 QUIET = 0.7  # share of the best matrix product below which other programs were at work
 SURE = 2.0  # a gain counts as one from so many times its noise up
 Markdown = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
@@ -33,8 +34,9 @@ def training_tables(load: Load, markdown: Markdown) -> dict[str, str]:
     steps = load("step-xeon")
     ablations = load("ablations-xeon")
     if steps is not None:
-        found["networks"] = networks_table(steps, ablations, markdown)
-        found["networks-machine"] = networks_machine(steps, ablations)
+        pairs = load("pairs")
+        found["networks"] = networks_table(steps, pairs, markdown)
+        found["networks-machine"] = networks_machine(steps, pairs)
         found["step"] = step_table([result for name in STEPS if (result := load(name))], markdown)
     if ablations is not None:
         found["ablations"] = ablations_table(ablations, markdown)
@@ -69,26 +71,8 @@ def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# Which lever of the ablations trains a network with a recipe.
-REACHED = {
-    "alexnet": ("network alexnet", "notebook recipe and network", "paper recipe and network alexnet"),
-    "alexnet-bn": ("base", "notebook recipe", "paper recipe"),
-    "alexnet-paper": (
-        "network alexnet-paper",
-        "notebook recipe and network alexnet-paper",
-        "paper recipe and network",
-    ),
-    "alexnet-owt": (
-        "network alexnet-owt",
-        "notebook recipe and network alexnet-owt",
-        "paper recipe and network alexnet-owt",
-    ),
-}
-
-
-def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None, markdown: Markdown) -> str:
-    """What each network is, costs, and reaches with each recipe."""
-    levers = _levers(ablations)
+def networks_table(steps: Mapping[str, Any], pairs: Mapping[str, Any] | None, markdown: Markdown) -> str:
+    """What each network is, costs, and reaches in a short run of each recipe."""
     rows = []
     for name, what in NETWORKS.items():
         row = next((row for row in steps["rows"] if row["model"] == name and row["batch_size"] == 64), None)
@@ -102,21 +86,23 @@ def networks_table(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None
                 f"{row['plain_fp32_pictures_per_s']:.0f}",
                 f"{row['pictures_per_s']:.0f}{_mark(row, steps)}",
                 f"{row['speed_up']:.1f}x",
-                *(_reached(levers.get(lever), ablations) for lever in REACHED[name]),
+                *(_reached(pairs, name, recipe) for recipe in named_recipes()),
             ]
         )
-    header = [
-        "`--model`", "parameters", "forward GFLOP", "plain fp32 loop", "our step", "", "top-1, `fast`", "`notebook`",
-        "`paper`",
-    ]  # fmt: skip
-    return markdown(header, rows)
+    header = ["`--model`", "parameters", "forward GFLOP", "plain fp32 loop", "our step", ""]
+    return markdown([*header, *(f"`{name}`" for name in named_recipes())], rows)
 
 
-def _reached(row: Mapping[str, Any] | None, ablations: Mapping[str, Any] | None) -> str:
-    """The top-1 of a run that had begun to learn."""
-    if row is None or ablations is None or row["val_top1"] <= 1.05 / ablations["dataset"]["classes"]:
+def _reached(pairs: Mapping[str, Any] | None, model: str, recipe: str) -> str:
+    """The top-1 of a pair; marked where it is no better than guessing, – where it was not measured."""
+    if pairs is None:
         return "–"
-    return f"{row['val_top1']:.1%}"
+    found = [row for row in pairs["rows"] if (row["model"], row["recipe"]) == (model, recipe) and _of_table(row)]
+    return f"{found[0]['val_top1']:.1%}{'' if found[0]['over_chance'] else ' (chance)'}" if found else "–"
+
+
+def _of_table(row: Mapping[str, Any]) -> bool:
+    return (row["classes"], row["image_size"], row["batch_size"]) == PAIRS
 
 
 def _mark(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -125,8 +111,8 @@ def _mark(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     return " †" if row["matmul_tflop_per_s"] < QUIET * best else ""
 
 
-def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | None) -> str:
-    """What the figures of the table of networks were measured on, and what the other recipes reach."""
+def networks_machine(steps: Mapping[str, Any], pairs: Mapping[str, Any] | None) -> str:
+    """What the figures of the table of networks were measured on."""
     hardware, row = steps["hardware"], steps["rows"][0]
     repeats = min(row["repeats"] for row in steps["rows"])
     text = (
@@ -137,18 +123,17 @@ def networks_machine(steps: Mapping[str, Any], ablations: Mapping[str, Any] | No
     )
     if any(_mark(row, steps) for row in steps["rows"]):
         text += " †: other programs took a part of the machine, from both loops alike; the ratio holds."
-    levers = _levers(ablations)
-    if ablations is not None and "base" in levers:
+    rows = [row for row in pairs["rows"] if _of_table(row)] if pairs is not None else []
+    if pairs is not None and rows:
+        counts = "/".join(map(str, sorted({row["steps"] for row in rows})))
         text += (
-            f" Accuracy, by recipe: {ablations['dataset']['classes']} classes of Tiny ImageNet, networks at a quarter "
-            f"of the width, {ablations['rows'][0]['epochs']} epochs: a reduced scale, for comparing only."
+            f" Last columns: validation top-1 of a short run of each recipe, {rows[0]['classes']} classes of Tiny "
+            f"ImageNet (guessing gets {1 / rows[0]['classes']:.0%}), {rows[0]['val_images']} images to validate, "
+            f"{rows[0]['image_size']} pixels, batch {rows[0]['batch_size']}, {counts} steps, one "
+            f"seed, {pairs['hardware']['cpu']}: they say that a pair learns, not how far it gets."
         )
-        chance = 1 / ablations["dataset"]["classes"]
-        if any(row["val_top1"] <= 1.05 * chance for row in levers.values()):
-            text += (
-                f" –: a run that stood at chance ({chance:.0%}). All accuracies are of the weights of before "
-                "(`init=published`): they were not measured anew with those that the recipes take now."
-            )
+        if any(_reached(pairs, model, recipe) == "–" for model in NETWORKS for recipe in named_recipes()):
+            text += " –: not measured."
     return text
 
 
