@@ -108,7 +108,7 @@ def _say_cores(measured: Measured, row: Row) -> str:
         more = f"it would use {wanted:.1f}, but " if wanted > busy + 0.05 else ""
         limits.append(f"{more}other programs take {part}")
     return (
-        f"Too few cores for more: {workers(row.workers)} {_keep(row)} {busy:.1f} of the {e.usable_cores} usable "
+        f"Too few cores for more: {_who(row)} {_keep(row)} {busy:.1f} of the {e.usable_cores} usable "
         + cores(e.usable_cores)
         + " busy"
         + (f" ({', and '.join(limits)})" if limits else "")
@@ -116,8 +116,12 @@ def _say_cores(measured: Measured, row: Row) -> str:
     )
 
 
+def _who(row: Row) -> str:
+    return "the main process" if row.workers == 0 else workers(row.workers)
+
+
 def _keep(row: Row) -> str:
-    return "keeps" if row.workers == 1 else "keep"
+    return "keeps" if row.workers <= 1 else "keep"
 
 
 def _say_lanes(f: Findings, row: Row) -> str:
@@ -202,7 +206,7 @@ def _say_idle(measured: Measured, row: Row) -> str:
     e = measured.environment
     where = "on the device, which does the decoding" if row.backend == "dali" and e.device == "cuda" else "elsewhere"
     return (
-        f"The cores are not the limit: {workers(row.workers)} {_keep(row)} {row.cores_busy or 0:.1f} of "
+        f"The cores are not the limit: {_who(row)} {_keep(row)} {row.cores_busy or 0:.1f} of "
         f"{e.usable_cores} busy, and the stages measured on the host do not account for the rest; it is spent {where}."
     )
 

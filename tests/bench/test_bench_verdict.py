@@ -373,8 +373,9 @@ def test_no_sentence_contradicts_its_table() -> None:
                 assert most <= 1.5 * 1000 / (parts.sum()) * 1.001, text
         if "The cores are not the limit" in text:
             seen.add("idle")
-            found = re.search(r"not the limit: (no|\d+) workers?", text)
-            r = next(r for r in rows if r.workers == (0 if found[1] == "no" else int(found[1])))
+            found = re.search(r"not the limit: (?:the main process keeps|1 worker keeps|(\d+) workers keep) ", text)
+            count = int(found[1]) if found[1] else int("1 worker " in found[0])
+            r = next(r for r in rows if r.workers == count)
             assert r.cores_busy < 0.85 * min(max(1, r.workers), e.capacity) + 1e-9, text
             assert r.figures.disk_bytes_per_image == 0, text
         if "It waits for the disk" in text:
