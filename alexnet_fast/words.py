@@ -9,4 +9,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def _plural(noun: str) -> str:
-    return noun + ("es" if noun.endswith(("s", "ch", "sh", "x")) else "s")
+    hissing = noun.endswith(("s", "ch", "sh", "x")) and not noun.endswith("epoch")
+    return noun + ("es" if hissing else "s")

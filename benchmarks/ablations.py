@@ -68,6 +68,17 @@ LEVERS: dict[str, dict[str, object]] = {
     "published weights": {"init": "published"},
     "no clipping": {"clip": 0.0},
     "no clipping at a fifth of the rate": {"lr": 0.2, "clip": 0.0},
+    # The recipe record with the batch of the base; the rates are the best known here of each optimiser.
+    "record recipe": {"recipe": "record", "batch_size": 1.0, "lr": 0.2},
+    "record recipe with SGD": {
+        "recipe": "record",
+        "batch_size": 1.0,
+        "optimizer": "sgd",
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "lr": 1.0,
+    },
+    "record recipe at whole size": {"recipe": "record", "batch_size": 1.0, "lr": 0.2, "start_size": 1.0},
     "network alexnet": {"model": "alexnet"},
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
