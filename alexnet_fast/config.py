@@ -342,7 +342,7 @@ class BenchConfig:
     """What `bench_loader` sweeps: every combination of the tuples.
 
     Attributes:
-        dataset: packed data set.
+        dataset: packed data set, or its URL: then shards are fetched for some seconds, and those are swept.
         split: the split that is read, with training's augmentation.
         backends: None: those that run on the device.
         num_workers: None: 0, 1, 2, 4 ... up to the usable cores, and one step above.
@@ -354,6 +354,7 @@ class BenchConfig:
         device: as in `LoaderConfig`.
         out: folder for bench-loader.json, .md and .png; None: nothing is written.
         model: whose demand is measured; 'none' for no network's.
+        cache, cache_bytes: as in `LoaderConfig`.
         baseline: an ordinary folder of class folders to sweep with ImageFolder and DataLoader as well.
         persistent_workers: the baseline's workers live from one epoch to the next, else each epoch starts them anew.
         seed: as in `LoaderConfig`.
@@ -384,6 +385,8 @@ class BenchConfig:
     baseline: Path | str | None = option(None, PLACE, "Measure ImageFolder + DataLoader on it too.", metavar="FOLDER")
     timeout: float = option(120.0, NUMBER_ABOVE_0, "Give a setting up after so many silent seconds.", metavar="S")
     device: str = option("auto", DEVICE, "Where to compute.")
+    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
+    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
     out: Path | str | None = option(None, PLACE, "Write .json, .md and .png here.", metavar="DIR")
     seed: int = option(0, whole(0))
 

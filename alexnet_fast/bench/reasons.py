@@ -18,6 +18,7 @@ from .verdict import (
     lanes,
     loader_rows,
     tolerance,
+    training_rate,
     work_ms,
 )
 from .words import milliseconds, number, percent, size, workers
@@ -225,6 +226,33 @@ def say_from_disk(f: Findings) -> str | None:
     return f"{which} the disk's, not the page cache's: {share} of the bytes were read from it in the median{beside}."
 
 
+def say_fetch(f: Findings) -> str | None:
+    """Whether the network or the loader sets the time of an epoch whose shards are not here."""
+    fetch = f.measured.fetch
+    if fetch is None:
+        return None
+    come = f"shards come at {size(fetch.bytes_per_s)}/s, which is {number(fetch.images_per_s)} images/s"
+    part = "all" if fetch.shards == fetch.of_shards else f"{fetch.shards} of the {fetch.of_shards}"
+    shards = f"shard{'s' * (fetch.of_shards > 1)}"
+    sample = f"The table is of {part} {shards}, on the local disk."
+    need = training_rate(f.best, f.measured)
+    what = "training takes" if f.measured.demand is not None else "the best setting reads"
+    if fetch.stored_bytes <= fetch.cache_bytes:
+        later = (
+            f"from the second epoch on the cache ({size(fetch.cache_bytes)}) holds the split, and nothing is fetched"
+        )
+    else:
+        later = (
+            f"the cache ({size(fetch.cache_bytes)}) does not hold the split's {size(fetch.stored_bytes)}, so shards "
+            "are fetched in every epoch: a larger --cache-bytes ends that"
+        )
+    if fetch.images_per_s < need:
+        return (
+            f"The network is the limit while shards are fetched: {come}, and {what} {number(need)}; {later}. {sample}"
+        )
+    return f"The network keeps up: {come}, and {what} {number(need)}; {later}. {sample}"
+
+
 def say_cold(f: Findings) -> Said:
     measured = f.measured
     s, e = measured.stages, measured.environment
@@ -250,12 +278,13 @@ def say_cold(f: Findings) -> Said:
             f"{number(rate)} images/s from a cold disk, and {demand.model} takes {number(demand.images_per_s)}."
         )
     lead += f", so one reader gets {number(1000 / s.read_cold)} images/s at most"
-    split = f"the split ({size(e.bytes)})"
+    whole = e.bytes if measured.fetch is None else measured.fetch.bytes
+    split = f"the split ({size(whole)})"
     if s.read_cold <= other:
         return f"A cold disk slows the first epoch, though it does not rule it: {lead}."
     if e.memory_available_bytes is None:
         return f"Read-bound from a cold disk: {lead} until {split} is in memory."
-    if e.bytes < 0.8 * e.memory_available_bytes:
+    if whole < 0.8 * e.memory_available_bytes:
         return (
             f"The first epoch is read-bound: {lead}; later epochs are not, because {split} fits into the "
             f"{size(e.memory_available_bytes)} of memory that are free for the page cache."

@@ -226,9 +226,11 @@ def markdown(report: BenchReport) -> str:
     """The text of bench-loader.md."""
     measured = report.measured
     e = measured.environment
+    f = measured.fetch
+    sample = "" if f is None else f"{f.shards} of {f.of_shards} shards of {f.url}, fetched for this: "
     quota = "" if e.cpu_quota is None else f", cgroup quota {e.cpu_quota:g}"
     data = (
-        f"{e.dataset}, split {e.split}: {counted(e.records, 'image')}, {e.bytes / 1e6:,.1f} MB, "
+        f"{sample or e.dataset + ', '}split {e.split}: {counted(e.records, 'image')}, {e.bytes / 1e6:,.1f} MB, "
         f"{e.median_width}x{e.median_height} pixels in the median"
     )
     facts = [
@@ -262,6 +264,7 @@ def markdown(report: BenchReport) -> str:
 
 def _stages_table(stages: Stages) -> str:
     names = {
+        "fetch": "fetch, from the URL",
         "read": "read, page cache",
         "read_cold": "read, cold",
         "decode": "decode (the crop's region)",
@@ -270,8 +273,11 @@ def _stages_table(stages: Stages) -> str:
         "copy": "copy to the device",
         "device_augment": "normalise (on a GPU: flip too)",
     }
+    found = {name: getattr(stages, name) for name in names}
     rows = [
-        (text, "not measured" if (ms := getattr(stages, name)) is None else f"{ms:.4f}") for name, text in names.items()
+        (names[name], "not measured" if ms is None else f"{ms:.4f}")
+        for name, ms in found.items()
+        if name != "fetch" or ms is not None  # nothing is fetched of a data set on a disk
     ]
     return markdown_table(("stage", "ms"), rows)
 

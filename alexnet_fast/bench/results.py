@@ -169,6 +169,7 @@ class Stages:
     device, in time of the clock.
 
     Attributes:
+        fetch: of a data set at a URL, time of the clock at the rate that its shards came with.
         read: from the shards, pages in the page cache.
         read_cold: the same records just after they were dropped from the page cache, time of the clock.
         decode: JPEG to pixels, of the crop's region where the decoder can.
@@ -178,6 +179,7 @@ class Stages:
         device_augment: on a CPU normalising, which a worker does; else flip and normalise, batched on the device.
     """
 
+    fetch: float | None = None
     read: float | None = None
     read_cold: float | None = None
     decode: float | None = None
@@ -185,6 +187,29 @@ class Stages:
     collate: float | None = None
     copy: float | None = None
     device_augment: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """How fast the shards of a data set at a URL came, and of which of them the sweep's sample was made.
+
+    Attributes:
+        url: of the data set.
+        shards, of_shards: that the sample has, and that the split has.
+        records, bytes: of the whole split; stored_bytes: of its shards, which is what travels.
+        cache_bytes: that the cache may hold.
+        bytes_per_s: that arrived, several shards at once; images_per_s: what that is of the split's images.
+    """
+
+    url: str
+    shards: int
+    of_shards: int
+    records: int
+    bytes: int
+    stored_bytes: int
+    cache_bytes: int
+    bytes_per_s: float
+    images_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +287,7 @@ class Measured:
         rows: what was swept, in the order of the table.
         notes: what does not apply here, a line each.
         processes: the best row's setting with worker processes, where that ran on threads; in no table.
+        fetch: of a data set at a URL; `environment` and `rows` are then of a sample of its shards.
     """
 
     environment: Environment
@@ -270,6 +296,7 @@ class Measured:
     demand: Demand | None = None
     notes: tuple[str, ...] = ()
     processes: Row | None = None
+    fetch: Fetch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +329,7 @@ class BenchReport:
             "notes": list(measured.notes),
             "processes": None if measured.processes is None else measured.processes.to_json(),
             "stages": asdict(measured.stages),
+            "fetch": None if measured.fetch is None else asdict(measured.fetch),
             "demand": None if measured.demand is None else asdict(measured.demand),
             "recommendation": None if self.recommendation is None else asdict(self.recommendation),
             "explanation": list(self.explanation),
@@ -331,7 +359,7 @@ def read_report(path: Path | str) -> BenchReport:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        demand, chosen = content["demand"], content["recommendation"]
+        demand, chosen, fetch = content["demand"], content["recommendation"], content.get("fetch")
         rows, notes, processes = content["rows"], list(content.get("notes", ())), content.get("processes")
         # Reports of before 0.2 hold a row for what does not apply, which has no number of workers.
         notes += [f"pin_memory on: {row['status']}" for row in rows if row["num_workers"] is None]
@@ -343,6 +371,7 @@ def read_report(path: Path | str) -> BenchReport:
                 demand=None if demand is None else _build(Demand, demand),
                 notes=tuple(notes),
                 processes=None if processes is None else Row.from_json(processes),
+                fetch=None if fetch is None else _build(Fetch, fetch),
             ),
             recommendation=None if chosen is None else _build(Setting, chosen),
             explanation=tuple(content["explanation"]),

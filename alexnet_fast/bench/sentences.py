@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from .reasons import Claim, Said, cores, say_cold, say_from_disk, say_processes, say_why
+from .reasons import Claim, Said, cores, say_cold, say_fetch, say_from_disk, say_processes, say_why
 from .results import BASELINE, Measured, Row
 from .verdict import (
     EPOCHS,
@@ -39,6 +39,7 @@ def explain(measured: Measured, best: Row | None) -> tuple[str, ...]:
         *say_why(f),
         say_processes(f),
         _say_start(f),
+        say_fetch(f),
         say_from_disk(f),
         say_cold(f),
         _say_baseline(measured, best),

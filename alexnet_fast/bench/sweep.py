@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 from ..config import BenchConfig, LoaderConfig
 from ..dataset import read_dataset_info
 from ..errors import AlexNetFastError, UsageError, WorkerError
+from ..options import is_url
 from ..system import Child, ChildError, MemoryPeak, limit_behind
 from ..words import counted
 from .measure import FolderConfig, measure_demand, measure_loader
 from .probe import Probe, dtype_of_training, probe
+from .remote import fetched_sample
 from .report import Display, open_display, write_files
-from .results import BASELINE, OK, BenchReport, Demand, Environment, Measured, Measurement, Row, Setting, Stages
+from .results import BASELINE, OK, BenchReport, Demand, Environment, Fetch, Measured, Measurement, Row, Setting, Stages
 from .sentences import explain
 from .verdict import FROM_DISK, choose, recommendation, work_ms
 
@@ -47,20 +50,22 @@ def bench_loader(config: BenchConfig) -> BenchReport:
         WorkerError: the process that looks at the machine crashed or hung.
         KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
     """
-    info = read_dataset_info(config.dataset)
-    records = info.split(config.split).records
-    if not records:
-        raise UsageError(f"split {config.split!r} of {config.dataset} holds no images: pack some first")
+    _check_records(config, read_dataset_info(config.dataset).split(config.split).records)
     if config.baseline is not None:
         _count_images(Path(config.baseline))
-    if min(config.batch_sizes) > records:
-        raise UsageError(
-            f"a batch of {min(config.batch_sizes)} is more than the {counted(records, 'image')} of split "
-            f"{config.split!r}: "
-            f"give a --batch-size of {records} or less"
-        )
-    with open_display() as display:
-        session = _Session(config, display, records)
+    with open_display() as display, ExitStack() as stack:
+        dataset, fetch = Path(config.dataset), None
+        if is_url(config.dataset):
+            display.say(f"fetching shards of {config.dataset} ...")
+            dataset, fetch = stack.enter_context(
+                fetched_sample(
+                    str(config.dataset), config.split, cache=config.cache, cache_bytes=config.cache_bytes,
+                    seconds=config.seconds, say=display.say,
+                )
+            )  # fmt: skip
+        records = read_dataset_info(dataset).split(config.split).records
+        _check_records(config, records)
+        session = _Session(config, display, records, dataset.resolve(), fetch)
         try:
             session.run()
         except KeyboardInterrupt:
@@ -69,6 +74,16 @@ def bench_loader(config: BenchConfig) -> BenchReport:
                 display.say(session.report(complete=False).closing_lines())
             raise
         return session.report(complete=True)
+
+
+def _check_records(config: BenchConfig, records: int) -> None:
+    if not records:
+        raise UsageError(f"split {config.split!r} of {config.dataset} holds no images: pack some first")
+    if min(config.batch_sizes) > records:
+        raise UsageError(
+            f"a batch of {min(config.batch_sizes)} is more than the {counted(records, 'image')} of split "
+            f"{config.split!r}: give a --batch-size of {records} or less"
+        )
 
 
 def default_workers(usable: int) -> tuple[int, ...]:
@@ -197,8 +212,8 @@ def sweep(cells: Sequence[Cell], *, repeats: int, timeout: float, deadline: floa
 class _Session:
     """The state of one sweep: what is measured so far can be reported at any moment."""
 
-    def __init__(self, config: BenchConfig, display: Display, records: int) -> None:
-        self._config, self._display = config, display
+    def __init__(self, config: BenchConfig, display: Display, records: int, dataset: Path, fetch: Fetch | None) -> None:
+        self._config, self._display, self._dataset, self._fetch = config, display, dataset, fetch
         self._batch_size = next(size for size in config.batch_sizes if size <= records)  # for all but the cells
         self._begin = time.monotonic()
         self._repeats, self._slice = repeats_of(config.seconds)
@@ -236,7 +251,7 @@ class _Session:
     def _loader(self, **settings: Any) -> LoaderConfig:
         c = self._config
         common: dict[str, Any] = {
-            "dataset": Path(c.dataset).resolve(), "split": c.split, "train": True, "device": c.device, "seed": c.seed,
+            "dataset": self._dataset, "split": c.split, "train": True, "device": c.device, "seed": c.seed,
             "image_size": c.image_size, "batch_size": self._batch_size,
         }  # fmt: skip
         return LoaderConfig(**{**common, **settings})
@@ -271,6 +286,12 @@ class _Session:
                     f"the process that looks at this machine failed ({type(error).__name__}: {error}): "
                     "`alexnet-fast doctor` may say why"
                 ) from error
+        if self._fetch is not None:
+            found = replace(
+                found,
+                environment=replace(found.environment, dataset=self._fetch.url),
+                stages=replace(found.stages, fetch=1000 / self._fetch.images_per_s),
+            )
         self.found = found
 
     def _measure_demand(self) -> None:
@@ -401,6 +422,7 @@ class _Session:
         return Measured(
             environment=self._environment, rows=self.rows(), stages=self._stages, demand=self._demand,
             notes=tuple(self._notes), processes=None if self._processes is None else self._processes.row(),
+            fetch=self._fetch,
         )  # fmt: skip
 
     def report(self, *, complete: bool) -> BenchReport:

@@ -38,6 +38,7 @@ _PAUSES = (1.0, 2.0, 4.0, 8.0)
 _DATA = "data.mdb"
 # So long without a byte, and without room, means that other programs hold all that is here.
 _FULL_SECONDS = 60.0
+_TELL_SECONDS = 10.0  # between two lines about a shard that is waited for
 T = TypeVar("T")
 
 
@@ -59,7 +60,8 @@ class ShardCache:
     Attributes:
         dataset: the local folder of this data set: dataset.json, the split's indexes, and the shards that are here.
         info: dataset.json.
-        fetched_bytes: of shards, so far.
+        fetched_bytes: of shards that landed, so far; arrived_bytes: with those under way, and those that failed.
+        failure: why the last shard that failed could not be had, until the next plan.
 
     Raises:
         UsageError: there is no packed data set there, the server refuses who asks, or `limit` is too small for it.
@@ -89,14 +91,15 @@ class ShardCache:
             raise UsageError(
                 f"cache_bytes is {limit:,} and two shards of {url} take {2 * largest:,}: give at least that"
             )
-        self.fetched_bytes = 0
+        self.fetched_bytes = self.arrived_bytes = 0
+        self._begun = time.perf_counter()
         self._changed = threading.Condition()
         self._held: dict[int, IO[bytes]] = {}  # shards that are here and locked for this reader
         self._holds: Counter[int] = Counter()  # how often each was waited for and not yet released
         self._due: dict[int, int] = {}  # shards that are to come or to stay, with their place in the plan
         self._then: dict[int, int] = {}  # the same of the next epoch
         self._coming: set[int] = set()
-        self._failed: AlexNetFastError | None = None
+        self.failure: AlexNetFastError | None = None
         self._closed = False
         self._process = os.getpid()
         self._threads: list[threading.Thread] = []
@@ -130,7 +133,7 @@ class ShardCache:
         with self._changed:
             self._then = {int(shard): len(shards) + place for place, shard in enumerate(then)}
             self._due = {**self._then, **{int(shard): place for place, shard in enumerate(shards)}}
-            self._failed = None
+            self.failure = None
             self._changed.notify_all()
             self._start()
 
@@ -140,7 +143,7 @@ class ShardCache:
         Raises:
             UsageError, DamagedDataError, StorageError: one cannot be fetched; the text names it.
         """
-        moved = time.perf_counter()
+        moved = told = time.perf_counter()
         seen = self.fetched_bytes
         for shard in shards:
             while True:
@@ -152,14 +155,17 @@ class ShardCache:
                     if shard in self._held:
                         self._holds[shard] += 1
                         break
-                    if self._failed is not None:
-                        raise self._failed
+                    if self.failure is not None:
+                        raise self.failure
                     if self._closed:
                         raise StorageError("the loader was closed while it waited for a shard")
                     self._start()
                     self._due[shard] = -1  # before all that the plan names
                     self._changed.notify_all()
                     self._changed.wait(0.5)
+                if time.perf_counter() - told > _TELL_SECONDS:
+                    told = time.perf_counter()
+                    self._tell(shard)
                 if self.fetched_bytes != seen or self._coming:
                     seen, moved = self.fetched_bytes, time.perf_counter()
                 elif time.perf_counter() - moved > _FULL_SECONDS:
@@ -167,6 +173,14 @@ class ShardCache:
                         f"{self.folder} holds {self.limit:,} bytes of shards that programs are reading, and "
                         f"{self.shards[shard].path} has no room: raise cache_bytes"
                     )
+
+    def _tell(self, shard: int) -> None:
+        arrived, seconds = self.arrived_bytes / 1e6, time.perf_counter() - self._begun
+        print(
+            f"waiting for {self.shards[shard].path}: {arrived:,.1f} MB have arrived, {arrived / seconds:,.1f} MB/s in "
+            "the mean",
+            file=sys.stderr,
+        )
 
     def is_ours(self) -> bool:
         """Whether this is the process that opened the cache; a forked one has neither its threads nor its locks."""
@@ -228,16 +242,16 @@ class ShardCache:
                 error = failure
             with self._changed:
                 self._coming.discard(shard)
-                if self._failed is None and not self._closed:
-                    self._failed = error
+                if self.failure is None and not self._closed:
+                    self.failure = error
                 self._changed.notify_all()
 
     def _next(self) -> int | None:
         """The next shard to fetch, once there is room for it; None at the end."""
         with self._changed:
             while not self._closed:
-                wanted = [s for s in self._due if s not in self._coming and not self._is_here(s)]
-                if wanted and self._failed is None:
+                wanted = [s for s in self._due if s not in self._coming and not self.is_here(s)]
+                if wanted and self.failure is None:
                     shard = min(wanted, key=lambda s: self._due[s])
                     if self._make_room(self.shards[shard].data_bytes, self._due[shard]):
                         self._coming.add(shard)
@@ -248,7 +262,8 @@ class ShardCache:
     def _path(self, shard: int) -> Path:
         return self.dataset / self.shards[shard].path / _DATA
 
-    def _is_here(self, shard: int) -> bool:
+    def is_here(self, shard: int) -> bool:
+        """Whether the shard lies in the cache, whole."""
         return _size(self._path(shard)) == self.shards[shard].data_bytes
 
     def _make_room(self, size: int, place: int) -> bool:
@@ -289,6 +304,8 @@ class ShardCache:
                     file.write(piece)
                     digest.update(piece)
                     size += len(piece)
+                    with self._changed:
+                        self.arrived_bytes += len(piece)
                     if self._closed:
                         raise UsageError("the loader was closed while a shard was on its way")
             if size != shard.data_bytes or digest.hexdigest() != shard.data_sha256:
