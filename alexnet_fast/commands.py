@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import BACKEND, DATASET, DEVICE, PRECISIONS, SHARE, SOURCE_FORMATS, WORKERS
+from .config import BACKEND, CACHE_BYTES, DATASET, DEVICE, PRECISIONS, SHARE, SOURCE_FORMATS, WORKERS
 from .options import (
     LOCATION,
     PLACE,
@@ -130,6 +130,7 @@ class EvaluateConfig:
         backend, num_workers, device: as in `LoaderConfig`.
         precision: as in `TrainConfig`.
         records, share: which records of the split, as in `TrainConfig`; None: all.
+        cache, cache_bytes: as in `LoaderConfig`.
     """
 
     run: Path | str = field(metadata=RUN)
@@ -145,6 +146,8 @@ class EvaluateConfig:
     precision: str = option("auto", one_of(*PRECISIONS))
     records: Path | None = option(None, PLACE, "Only the records of these numbers: a line each, or .npy.")
     share: float | None = option(None, SHARE, "Only this share of each class.")
+    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
+    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -49,7 +49,8 @@ def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult
     _check_split(info, asked.split, dataset)
     if asked.report is not None and asked.report.exists() and not asked.report.is_dir():
         raise UsageError(f"the report goes into a folder, and {asked.report} is a file: give another --report")
-    chosen = choose_records(LoaderConfig(dataset=dataset, split=asked.split), asked.records, asked.share)
+    kept: dict[str, Any] = {"cache": asked.cache, "cache_bytes": asked.cache_bytes}
+    chosen = choose_records(LoaderConfig(dataset=dataset, split=asked.split, **kept), asked.records, asked.share)
     loaded = load_run(run)
     _check_classes(loaded.classes, loaded.model.num_classes, info, dataset)
     follow_usable_cores()
@@ -60,7 +61,7 @@ def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult
     config = LoaderConfig(
         dataset=dataset, split=asked.split, train=False, backend=asked.backend, batch_size=asked.batch_size,
         num_workers=asked.num_workers, image_size=loaded.image_size, device=str(place), dtype=numbers.dtype,
-        records=chosen,
+        records=chosen, **kept,
     )  # fmt: skip
     if asked.tta == "ten-crop":
         # The crops are cut out of the whole centre square, so the loader must not cut first.
