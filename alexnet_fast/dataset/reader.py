@@ -151,25 +151,27 @@ class ShardReader:
         UsageError, DamagedDataError: as `read_dataset_info`; also where an index is not what dataset.json says.
     """
 
-    def __init__(self, dataset: Path | str, split: str, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self, dataset: Path | str, split: str, cache: Path | str | None = None, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         """
         Args:
-            dataset: folder of the data set, or its URL, whose shards are kept in the default cache.
-            cache: the one whose folder it is, of this split; shards are waited for before they are read, but not in
+            dataset: folder of the data set, or its URL. Then shards are waited for before they are read, but not in
                 processes that the reader is sent to.
+            cache, cache_bytes: where shards of a URL are kept, and how many bytes of them; None: the default cache.
         """
+        self.cache: ShardCache | None = None
         if is_url(dataset):
-            cache = ShardCache(str(dataset), split, default_cache(), CACHE_BYTES)
-            dataset = cache.dataset
+            self.cache = ShardCache(str(dataset), split, Path(cache or default_cache()), cache_bytes)
+            dataset = self.cache.dataset
         self.dataset = Path(dataset).resolve()
         self.info = read_dataset_info(dataset)
-        self.cache = cache
         self.split = split
         self.split_info = self.info.split(split)
         shards = self.split_info.shards
         self._files = [
             DataFile(
-                str(self.dataset / shard.path / "data.mdb"), shard.data_bytes, shard.data_sha256, cache is not None
+                str(self.dataset / shard.path / "data.mdb"), shard.data_bytes, shard.data_sha256, self.cache is not None
             )
             for shard in shards
         ]

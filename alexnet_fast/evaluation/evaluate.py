@@ -74,11 +74,11 @@ def evaluate(run: Path | str, dataset: Path | str, **options: Any) -> EvalResult
             model, loader, numbers, Ranks(0, 1, place), tta=asked.tta, keep=True, advance=progress.advance
         )  # fmt: skip
     result = EvalResult(
-        run=Path(run), dataset=Path(dataset), split=asked.split, tta=asked.tta, description=loaded.description,
+        run=Path(run), dataset=asked.dataset, split=asked.split, tta=asked.tta, description=loaded.description,
         images=found.images, loss=found.loss, top1=found.top1, top5=found.top5,
         seconds=time.perf_counter() - begin, classes=info.classes, labels=found.labels.numpy(),
         predictions=found.classes.numpy(), probabilities=found.probabilities.numpy(),
-        records=np.arange(found.images) if chosen is None else chosen, classes_checked=bool(loaded.classes),
+        records=np.arange(found.images) if chosen is None else chosen, classes_checked=bool(loaded.classes), **kept,
     )  # fmt: skip
     return _written(result, asked, loaded)
 

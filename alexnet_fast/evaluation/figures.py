@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..dataset import ShardReader
+from ..dataset import ShardReader, read_dataset_info
 from ..images import finish_batch
 from ..inspection import read_image
 from ..plots import plot_filters, plot_guesses, plot_neighbours
@@ -50,7 +50,7 @@ def draw_network(result: EvalResult, loaded: LoadedRun, folder: Path) -> list[Fi
     """
     names = [short_name(c.name) for c in result.classes]
     figures = [_filters(loaded, folder)]
-    reader = ShardReader(result.dataset, result.split)
+    reader = result.open_split()
     try:
         places = drawn_records(result.labels, _SHOWN)  # of the result, which may hold a part of the split
         records = result.records[places].tolist()
@@ -114,11 +114,9 @@ def _guesses(
 
 
 def _train_reader(result: EvalResult) -> ShardReader | None:
-    from ..dataset import read_dataset_info
-
     splits = read_dataset_info(result.dataset).splits
     usable = "train" in splits and splits["train"].records > 0 and splits["train"].labelled
-    return ShardReader(result.dataset, "train") if usable else None
+    return result.open_split("train") if usable else None
 
 
 def _neighbours(

@@ -94,7 +94,7 @@ def _page(result: EvalResult, folder: Path, loaded: LoadedRun | None) -> str:
     rows = _metrics(result.run)
     names = [short_name(c.name) for c in result.classes]
     parts = [
-        f"<h1>{_text(result.dataset.name)}, split {_text(result.split)}</h1>",
+        f"<h1>{_text(result.dataset_name)}, split {_text(result.split)}</h1>",
         f'<p class="soft">{_text(result.description)}'
         + ("" if result.tta == "none" else f", test-time augmentation: {_text(result.tta)}")
         + "</p>",
@@ -125,7 +125,7 @@ def _page(result: EvalResult, folder: Path, loaded: LoadedRun | None) -> str:
         _drawn("Confusion matrix", folder / CONFUSION),
     ]
     parts += _images(result, names)
-    title = f"{result.dataset.name}: top-1 {result.top1:.1%}"
+    title = f"{result.dataset_name}: top-1 {result.top1:.1%}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n<body>\n'
@@ -240,7 +240,7 @@ def _images(result: EvalResult, names: Sequence[str]) -> list[str]:
     # An even sample of what was right, from the least to the most certain.
     ranked = np.flatnonzero(right)[np.argsort(sure[right], kind="stable")]
     places = np.unique(np.linspace(0, len(ranked) - 1, min(_SHOWN, len(ranked))).astype(np.int64))
-    reader = ShardReader(result.dataset, result.split)
+    reader = result.open_split()
     try:
         return [
             "<h2>Wrong, and most certain of it</h2>",

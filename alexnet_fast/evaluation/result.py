@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..dataset import ClassInfo
+from ..config import CACHE_BYTES
+from ..dataset import ClassInfo, ShardReader
 from ..system import write_file_atomically
 from ..words import counted
 
@@ -33,10 +34,11 @@ class EvalResult:
         classes_checked: whether the network says which classes it was trained for, so that they were compared with the
             data set's; else its first output was taken for label 0, and so on.
         report: the page that was written, None where none was asked for.
+        cache, cache_bytes: of the shards of a data set at a URL, as in `LoaderConfig`.
     """
 
     run: Path
-    dataset: Path
+    dataset: Path | str
     split: str
     tta: str
     description: str
@@ -52,6 +54,17 @@ class EvalResult:
     probabilities: npt.NDArray[np.float32]
     classes_checked: bool = True
     report: Path | None = None
+    cache: Path | str | None = None
+    cache_bytes: int = CACHE_BYTES
+
+    @property
+    def dataset_name(self) -> str:
+        """The last part of its path or URL."""
+        return str(self.dataset).rstrip("/").rpartition("/")[2]
+
+    def open_split(self, split: str | None = None) -> ShardReader:
+        """A reader of the split that was evaluated, or of another one."""
+        return ShardReader(self.dataset, split or self.split, self.cache, self.cache_bytes)
 
     def confusion(self, most: int = 1000) -> npt.NDArray[np.int64]:
         """(n, n) int64: images of the row's class that were taken for the column's.

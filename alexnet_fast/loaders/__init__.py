@@ -12,7 +12,7 @@ from ..config import LoaderConfig
 from ..errors import UsageError
 from ..options import is_url
 from ..words import counted
-from .base import Batch, Loader
+from .base import Batch, Loader, open_split
 from .order import Int64Array, epoch_order
 from .selection import chosen_records
 
@@ -89,20 +89,14 @@ def _configure(dataset: LoaderConfig | Path | str | None, options: dict[str, Any
 
 
 def _open_reader(config: LoaderConfig) -> ShardReader:
-    from ..dataset import ShardCache, ShardReader, default_cache
-
-    assert config.dataset is not None
-    if not is_url(config.dataset):
-        return ShardReader(config.dataset, config.split)
-    folder = Path(config.cache or default_cache())
-    cache = ShardCache(str(config.dataset), config.split, folder, config.cache_bytes)
-    if config.train:
+    reader = open_split(config)
+    if config.train and reader.cache is not None:
         print(
-            f"{config.split}: shards are fetched into {folder} (at most {config.cache_bytes / 2**30:,.1f} GiB), "
-            f"and read in order {config.shuffle}",
+            f"{config.split}: shards are fetched into {reader.cache.folder} (at most "
+            f"{config.cache_bytes / 2**30:,.1f} GiB), and read in order {config.shuffle}",
             file=sys.stderr,
         )
-    return ShardReader(cache.dataset, config.split, cache)
+    return reader
 
 
 def choose_records(config: LoaderConfig, records: Path | str | None, share: float | None) -> Int64Array | None:

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from ..dataset import ShardReader
 
 
+def open_split(config: LoaderConfig) -> ShardReader:
+    """A reader of the split that `config` names. Raises as `ShardReader` does."""
+    from ..dataset import ShardReader
+
+    assert config.dataset is not None  # LoaderConfig lets the synthetic backend alone do without one
+    return ShardReader(config.dataset, config.split, config.cache, config.cache_bytes)
+
+
 # Batches whose buffers are still being read: the one handed out last and the one before.
 _HANDED_OUT = 2
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..dataset import ShardReader
 from ..errors import UsageError
 from ..images import finish_batch
 from ..system import choose_device
-from .base import Loader, check_options
+from .base import Loader, check_options, open_split
 from .order import Int64Array
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class SyntheticLoader(Loader):
     def __init__(self, config: LoaderConfig) -> None:
         options = check_options(config, "synthetic", num_records=None, num_classes=None)
         records, classes = options["num_records"], options["num_classes"]
-        self.reader = None if config.dataset is None else ShardReader(config.dataset, config.split)
+        self.reader = None if config.dataset is None else open_split(config)
         if self.reader is not None:
             records = len(self.reader) if records is None else records
             classes = self.reader.info.num_classes if classes is None else classes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..dataset import ShardReader
 from ..system import choose_device, usable_cores
 from ..words import counted
-from .base import check_options
+from .base import check_options, open_split
 from .host import HostLoader
 from .image_sources import ShardSource
 
@@ -36,7 +36,7 @@ class TorchvisionLoader(HostLoader):
         """
         options = check_options(config, "torchvision", workers="auto", context="auto")
         device = choose_device(config.device)
-        reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+        reader = reader or open_split(config)
         super().__init__(config, reader, ShardSource(reader), device, **options)
         cores = usable_cores()
         mebibytes = self._layout.batch_bytes / 2**20

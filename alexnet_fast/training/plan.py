@@ -159,7 +159,7 @@ def _image_size(config: TrainConfig, stored: Mapping[str, Any] | None) -> int:
         return config.image_size
     if stored is not None:
         return int(stored["image_size"])
-    reader = ShardReader(config.dataset, "train")
+    reader = ShardReader(config.dataset, "train", config.cache, config.cache_bytes)
     try:
         shorter = np.minimum(reader.heights, reader.widths)
     finally:

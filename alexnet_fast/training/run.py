@@ -285,7 +285,7 @@ def _introduce_splits(plan: Plan, info: DatasetInfo, say: Say) -> None:
     for split in ("train", name):
         if split not in info.splits or not info.splits[split].labelled or not info.splits[split].records:
             continue
-        reader = ShardReader(plan.config.dataset, split)
+        reader = ShardReader(plan.config.dataset, split, plan.config.cache, plan.config.cache_bytes)
         try:
             counts = np.bincount(reader.labels, minlength=info.num_classes)
         finally:

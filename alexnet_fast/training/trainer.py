@@ -219,7 +219,8 @@ class Trainer:
         self._still = still
 
     def _labels(self, split: str) -> npt.NDArray[np.int64]:
-        reader = ShardReader(self.plan.config.dataset, split)
+        config = self.plan.config
+        reader = ShardReader(config.dataset, split, config.cache, config.cache_bytes)
         try:
             return np.asarray(reader.labels)
         finally:

@@ -20,6 +20,7 @@ def slow_server(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     samples = {"train": make_samples("train", RECORDS, 3, size=(96, 80))}
     pack_images(root / BUCKET / "data", samples, num_classes=3, shards=SHARDS)
+
     def wait(path: str, count: int) -> None:
         if path.endswith("data.mdb"):
             time.sleep(DELAY)

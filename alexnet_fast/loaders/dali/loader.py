@@ -32,7 +32,7 @@ from ...dataset import ShardReader
 from ...errors import AlexNetFastError, DamagedDataError, MissingDependencyError, UsageError, WorkerError
 from ...images import finish_batch
 from ...system import choose_device, worker_count
-from ..base import Loader, check_options, draw_views
+from ..base import Loader, check_options, draw_views, open_split
 from ..order import Int64Array
 from .pipeline import Cuts, Decoding, build_pipeline, cut_eval, cut_train, shut_down, take_images
 
@@ -139,7 +139,7 @@ class DaliLoader(Loader):
         device = choose_device(config.device)
         if device.type not in ("cpu", "cuda"):
             raise UsageError(f"backend dali: {why_not(device.type)}; use --backend torchvision")
-        self.reader = reader or ShardReader(config.dataset, config.split)  # type: ignore[arg-type]
+        self.reader = reader or open_split(config)
         super().__init__(config, self.reader.labels, device)
         # DALI computes in threads of its own and needs one; "no workers" can mean no less.
         self.num_threads = worker_count() if config.num_workers == "auto" else max(1, config.num_workers)
