@@ -6,6 +6,7 @@ compiled code leaves alone, such as progressive ones.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -57,7 +58,27 @@ def cut(image: ByteArray, crop: Crop, mirrored: bool, out: torch.Tensor) -> None
     if mirrored:
         result = functional.horizontal_flip(result)
     if out.dtype != torch.uint8:
-        result = functional.normalize(
-            functional.to_dtype(result, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD
-        )
+        result = _normalised(result)
     out.copy_(result)
+
+
+def _normalised(image: torch.Tensor) -> torch.Tensor:
+    """float32 of uint8, both (3, S, S)."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    size = image.shape[1]
+    scaled: torch.Tensor = functional.to_dtype(image.permute(1, 2, 0).contiguous(), torch.float32, scale=True)
+    rows = scaled.view(size, 3 * size)
+    # A row of S pixels is taken for 3 * S channels: along three of them torch does not compute with vectors. The values
+    # are the same, and 224 pixels take 0.10 ms in place of 0.38 (AMD EPYC).
+    functional.normalize(rows.t()[..., None], *_means_and_deviations(size), inplace=True)
+    return scaled.permute(2, 0, 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _means_and_deviations(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each value of a row of `size` pixels."""
+    import torch
+
+    return torch.tensor(IMAGENET_MEAN).repeat(size), torch.tensor(IMAGENET_STD).repeat(size)
