@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from ..errors import AlexNetFastError, DamagedDataError, StorageError, UsageError
-from ..system import ObjectStore, open_store, read_object, storage_error, write_file_atomically
+from ..system import ObjectStore, open_store, read_object, storage_error, storage_errors, write_file_atomically
 from .index import load_index
 from .manifest import MANIFEST, DatasetInfo, ShardInfo, read_dataset_info
 from .seek import seek_path
@@ -80,7 +80,7 @@ class ShardCache:
             ) from None
         name = self.url.rpartition("/")[2].partition("?")[0] or "dataset"
         self.dataset = self.folder / f"{name}-{hashlib.sha256(manifest).hexdigest()[:12]}"
-        with _refusals(self.dataset):
+        with storage_errors(self.dataset):
             self.dataset.mkdir(parents=True, exist_ok=True)
         if not (self.dataset / MANIFEST).exists():
             write_file_atomically(self.dataset / MANIFEST, manifest)
@@ -289,7 +289,7 @@ class ShardCache:
         return free >= size
 
     def _bring(self, shard: ShardInfo, path: Path) -> None:
-        with _refusals(path):
+        with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
             # One process fetches and others wait for it; the lock of one that is killed is free at once.
             with _exclusive(path.parent / ".fetching"):
@@ -382,11 +382,3 @@ def _exclusive(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path) from None

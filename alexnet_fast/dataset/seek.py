@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamagedDataError
-from ..system import read_at, storage_error
+from ..system import read_at, storage_error, storage_errors
 from .manifest import ShardInfo
 
 _MAGIC = b"AFSEEK\0\1"
@@ -127,7 +127,5 @@ def is_sound(entry: bytes) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with storage_errors(path):
         return path.read_bytes()
-    except OSError as error:
-        raise storage_error(error, path) from None

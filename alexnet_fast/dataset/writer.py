@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DamagedDataError, StorageError, UsageError
-from ..system import file_sha256, read_at, storage_error, sync_folder
+from ..system import file_sha256, read_at, storage_error, storage_errors, sync_folder
 from .datum import datum_frame, datum_frame_sizes, encode_datum
 from .index import IndexArray, index_dtype, load_index
 from .lmdb_pages import value_places
@@ -205,13 +205,12 @@ class ShardWriter:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses within the block, to us or to LMDB, into one sentence."""
+    """`storage_errors`, and the same for what the file system refuses to LMDB."""
     import lmdb
 
     try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path) from None
+        with storage_errors(path):
+            yield
     except lmdb.Error as error:
         # py-lmdb has no class of its own for most of the system's refusals; their text ends with the system's words.
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):

@@ -22,6 +22,7 @@ from .files import (
     open_binary,
     read_at,
     storage_error,
+    storage_errors,
     sync_folder,
     write_file_atomically,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "report_progress",
     "send_message",
     "storage_error",
+    "storage_errors",
     "sync_folder",
     "synchronize",
     "to_device",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
@@ -24,6 +26,15 @@ def storage_error(error: OSError, path: Path | str) -> StorageError:
         errno.EIO: "the disk may be failing; copy what is on it elsewhere",
     }.get(error.errno or 0, "check the path and the disk")
     return StorageError(f"{path}: {error.strerror or error}: {advice}")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path | str) -> Iterator[None]:
+    """Turns what the file system refuses within the block into `storage_error`'s sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from None
 
 
 def check_writable(path: Path | None, option: str, endings: tuple[str, ...] = ()) -> None:
@@ -52,7 +63,7 @@ def write_file_atomically(path: Path, content: bytes) -> None:
         StorageError: the file system refuses; what was at `path` is as it was.
     """
     aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
+    with storage_errors(path):
         try:
             with open(aside, "wb") as file:
                 file.write(content)
@@ -63,8 +74,6 @@ def write_file_atomically(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(error, path) from None
 
 
 def sync_folder(folder: Path) -> None:
