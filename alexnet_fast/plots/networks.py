@@ -73,14 +73,14 @@ def plot_guesses(
             top.axis("off")
             bottom.axis("off")
             continue
-        _show(top, images[i], names[i])
+        _show(top, images[i], _short(names[i], 28), fontsize=10, color=INK)
         _bars(bottom, names[i], guesses[i])
     save(figure, path)
 
 
-def _show(axes: Any, image: Pixels, caption: str) -> None:
+def _show(axes: Any, image: Pixels, caption: str, **face: Any) -> None:
     axes.imshow(image, interpolation="nearest" if max(image.shape) <= 96 else "auto")
-    axes.set_title(_short(caption, 28), fontsize=10, color=INK, family=fonts(), parse_math=False)
+    axes.set_title(caption, family=fonts(), parse_math=False, **face)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -133,21 +133,18 @@ def plot_neighbours(
     figure = new_figure(1.45 * columns + 0.4, 1.62 * rows + 0.9, title, foot=foot)
     cells = figure.add_gridspec(rows, columns + 1, width_ratios=[1, 0.12, *[1] * (columns - 1)])
     for row in range(len(images)):
-        _small(figure.add_subplot(cells[row, 0]), images[row], names[row], INK, "bold")
+        _small(figure.add_subplot(cells[row, 0]), images[row], names[row], color=INK, fontweight="bold")
         for column, (image, name) in enumerate(neighbours[row]):
-            same = name == names[row]
-            _small(figure.add_subplot(cells[row, column + 2]), image, name if same else f"not so: {name}",
-                   INK if same else SOFT, "normal" if same else "oblique")  # fmt: skip
+            axes = figure.add_subplot(cells[row, column + 2])
+            if name == names[row]:
+                _small(axes, image, name, color=INK)
+            else:
+                _small(axes, image, f"not so: {name}", color=SOFT, fontstyle="oblique")
     save(figure, path)
 
 
-def _small(axes: Any, image: Pixels, caption: str, colour: str, face: str) -> None:
-    axes.imshow(image, interpolation="nearest" if max(image.shape) <= 96 else "auto")
-    weight, style = ("bold", "normal") if face == "bold" else ("normal", face)
-    axes.set_title(
-        _short(caption, 20), fontsize=7.5, color=colour, family=fonts(), fontweight=weight, fontstyle=style, pad=2,
-        parse_math=False,
-    )  # fmt: skip
+def _small(axes: Any, image: Pixels, caption: str, **face: Any) -> None:
+    _show(axes, image, _short(caption, 20), fontsize=7.5, pad=2, **face)
     axes.axis("off")
 
 
