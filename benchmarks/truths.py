@@ -72,210 +72,67 @@ NONE_TO_DISK = (WAITS, DISK_ROWS, EVERY)
 def _truths() -> list[Truth]:
     found: list[Truth] = []
 
-    def add(name: str, setup: str, **values: Any) -> None:
-        found.append(Truth(name=name, setup=setup, **values))
+    def add(name: str, setup: str, must: tuple[str, ...], must_not: tuple[str, ...] = (), **values: Any) -> None:
+        found.append(Truth(name=name, setup=setup, must=must, must_not=must_not, **values))
 
-    big, small = (*BIG, 40, 0), (*SMALL, 2000, 0)
-    heavy, slow = (*SMALL, 60, BALLAST), (*MEDIUM, 2500, SOME_BALLAST)
-    both, none, two = ("--num-workers", "0,2"), ("--num-workers", "0"), ("--num-workers", "2")
+    big, medium, small, specks = (*BIG, 40, 0), (*MEDIUM, 200, 0), (*SMALL, 2000, 0), (*SPECKS, 400, 0)
+    ballast, small_file = (*SMALL, 60, BALLAST), (*MEDIUM, 600, SOME_BALLAST)
+    none, one, two = (("--num-workers", count) for count in "012")
     # As the machine is: what the images are decides.
-    add("big", "large images", images=big, must=(DECODE, FULL), must_not=(*NONE_TO_DISK, IDLE))
-    add("medium", "ImageNet's median size", must=(DECODE, FULL), must_not=(*NONE_TO_DISK, IDLE))
-    add("upscaled", "specks resized to 224", images=(*SPECKS, 400, 0), must=(RESIZE,), must_not=(DECODE, *NONE_TO_DISK))
-    add(
-        "uncompiled",
-        "an artificially slow decoder: no compiled code",
-        native=False,
-        must=(DECODE,),
-        must_not=NONE_TO_DISK,
-    )
-    add("alone", "no workers are swept, a core is left", options=none, must=(ALONE,), must_not=(IDLE, FULL))
-    add(
-        "one-worker",
-        "one worker is swept, a core is left",
-        options=("--num-workers", "1"),
-        must=(ALONE,),
-        must_not=(IDLE, FULL),
-    )
-    add(
-        "batch",
-        "a batch that the split cannot fill",
-        options=(*none, "--batch-size", "16,4000"),
-        must=(r"a batch of 4000 is more than",),
-    )
+    on_cores = (*NONE_TO_DISK, IDLE)
+    add("big", "large images", (DECODE, FULL), on_cores, images=big)
+    add("medium", "ImageNet's median size", (DECODE, FULL), on_cores)
+    add("upscaled", "specks resized to 224", (RESIZE,), (DECODE, *NONE_TO_DISK), images=specks)
+    add("uncompiled", "an artificially slow decoder: no compiled code", (DECODE,), NONE_TO_DISK, native=False)
+    add("alone", "no workers are swept, a core is left", (ALONE,), (IDLE, FULL), options=none)
+    add("one-worker", "one worker is swept, a core is left", (ALONE,), (IDLE, FULL), options=one)
+    too_large = (*none, "--batch-size", "16,4000")
+    add("batch", "a batch that the split cannot fill", (r"a batch of 4000 is more than",), options=too_large)
     # Cores.
-    for images, label in ((big, "large"), ((*MEDIUM, 200, 0), "medium"), (small, "small")):
-        add(
-            f"affinity-{label}",
-            f"{label} images, affinity of 1 core",
-            images=images,
-            cores=1,
-            options=("--num-workers", "1,2"),
-            must=(FULL, r"its affinity allows this process 1"),
-            must_not=(*NONE_TO_DISK, IDLE),
-        )
-        add(
-            f"quota-1-{label}",
-            f"{label} images, quota of 1 core on 2",
-            images=images,
-            quota=1.0,
-            must=(FULL, r"its cgroup grants it 1 core's worth"),
-            must_not=(*NONE_TO_DISK, IDLE, OTHERS),
-        )
-        add(
-            f"quota-half-{label}",
-            f"{label} images, quota of half a core",
-            images=images,
-            quota=0.5,
-            must=(FULL, r"its cgroup grants it 0.5 cores' worth"),
-            must_not=(*NONE_TO_DISK, IDLE, OTHERS),
-        )
-        add(
-            f"eaten-{label}",
-            f"{label} images, two programs that eat a core each",
-            images=images,
-            eaters=2,
-            must=(FULL, OTHERS, r"other programs take"),
-            must_not=(*NONE_TO_DISK, IDLE, r"would use ([3-9]|\d\d)"),
-        )
-    add(
-        "eaten-alone",
-        "no workers, two programs that eat a core each",
-        eaters=2,
-        options=none,
-        must=(OTHERS,),
-        must_not=(IDLE,),
-    )
-    add(
-        "quota-eaten",
-        "quota of half a core, one program that eats a core",
-        quota=0.5,
-        eaters=1,
-        must=(FULL, r"its cgroup grants it 0.5"),
-        must_not=(IDLE, OTHERS),
-    )
+    for images, label in ((big, "large"), (medium, "medium"), (small, "small")):
+        affinity = r"its affinity allows this process 1"
+        add(f"affinity-{label}", f"{label} images, affinity of 1 core", (FULL, affinity), on_cores,
+            images=images, cores=1, options=("--num-workers", "1,2"))  # fmt: skip
+        for name, quota, setup, granted in (
+            ("1", 1.0, "1 core on 2", "1 core's"), ("half", 0.5, "half a core", "0.5 cores'"),
+        ):  # fmt: skip
+            add(f"quota-{name}-{label}", f"{label} images, quota of {setup}",
+                (FULL, rf"its cgroup grants it {granted} worth"), (*on_cores, OTHERS),
+                images=images, quota=quota)  # fmt: skip
+        add(f"eaten-{label}", f"{label} images, two programs that eat a core each",
+            (FULL, OTHERS, r"other programs take"), (*on_cores, r"would use ([3-9]|\d\d)"),
+            images=images, eaters=2)  # fmt: skip
+    add("eaten-alone", "no workers, two programs that eat a core each", (OTHERS,), (IDLE,), eaters=2, options=none)
+    add("quota-eaten", "quota of half a core, one program that eats a core",
+        (FULL, r"its cgroup grants it 0.5"), (IDLE, OTHERS), quota=0.5, eaters=1)  # fmt: skip
     # A disk, slow as a network may be.
-    add(
-        "disk-warm",
-        "a disk of 2 MB/s, the split in memory",
-        images=(*MEDIUM, 150, 0),
-        disk_mb_s=2,
-        must=(DECODE, FIRST),
-        must_not=(WAITS, DISK_ROWS, EVERY),
-    )
-    add(
-        "disk-cold-small",
-        "a disk of 2 MB/s, a cold split that is read in 10 s",
-        images=(*MEDIUM, 150, 0),
-        disk_mb_s=2,
-        cold=True,
-        must=(DECODE, FIRST),
-        must_not=(WAITS, EVERY),
-    )
-    add(
-        "disk-cold",
-        "a disk of 2 MB/s, a cold split of 200 MB",
-        images=slow,
-        disk_mb_s=2,
-        cold=True,
-        must=(WAITS, DISK_ROWS, FIRST),
-        must_not=(DECODE, IDLE, FULL),
-    )
-    add(
-        "disk-cold-fast",
-        "a disk of 20 MB/s, a cold split of 50 MB",
-        images=(*MEDIUM, 600, SOME_BALLAST),
-        disk_mb_s=20,
-        cold=True,
-        must=(FIRST,),
-        must_not=(WAITS, DISK_ROWS),
-    )
-    add(
-        "disk-none",
-        "a disk of 2 MB/s, cold, no workers",
-        images=slow,
-        disk_mb_s=2,
-        cold=True,
-        options=none,
-        must=(WAITS,),
-        must_not=(DECODE, ALONE),
-    )
-    add(
-        "disk-two",
-        "a disk of 2 MB/s, cold, 2 workers",
-        images=slow,
-        disk_mb_s=2,
-        cold=True,
-        options=two,
-        must=(WAITS,),
-        must_not=(DECODE, FULL),
-    )
-    add(
-        "disk-eaten",
-        "a disk of 2 MB/s, cold, and two programs that eat a core each",
-        images=slow,
-        disk_mb_s=2,
-        cold=True,
-        eaters=2,
-        must=(WAITS, OTHERS),
-        must_not=(DECODE,),
-    )
-    add(
-        "disk-quota",
-        "a disk of 2 MB/s, cold, quota of 1 core",
-        images=slow,
-        disk_mb_s=2,
-        cold=True,
-        quota=1.0,
-        must=(WAITS,),
-        must_not=(DECODE, FULL),
-    )
-    add(
-        "ballast-warm",
-        "a megabyte behind each small image, in memory",
-        images=heavy,
-        must=(r"read-bound",),
-        must_not=(WAITS, DISK_ROWS, DECODE),
-    )
+    few = {"images": (*MEDIUM, 150, 0), "disk_mb_s": 2}
+    add("disk-warm", "a disk of 2 MB/s, the split in memory", (DECODE, FIRST), (WAITS, DISK_ROWS, EVERY), **few)
+    add("disk-cold-small", "a disk of 2 MB/s, a cold split that is read in 10 s",
+        (DECODE, FIRST), (WAITS, EVERY), cold=True, **few)  # fmt: skip
+    slow = {"images": (*MEDIUM, 2500, SOME_BALLAST), "disk_mb_s": 2, "cold": True}
+    add("disk-cold", "a disk of 2 MB/s, a cold split of 200 MB",
+        (WAITS, DISK_ROWS, FIRST), (DECODE, IDLE, FULL), **slow)  # fmt: skip
+    add("disk-cold-fast", "a disk of 20 MB/s, a cold split of 50 MB",
+        (FIRST,), (WAITS, DISK_ROWS), images=small_file, disk_mb_s=20, cold=True)  # fmt: skip
+    add("disk-none", "a disk of 2 MB/s, cold, no workers", (WAITS,), (DECODE, ALONE), options=none, **slow)
+    add("disk-two", "a disk of 2 MB/s, cold, 2 workers", (WAITS,), (DECODE, FULL), options=two, **slow)
+    add("disk-eaten", "a disk of 2 MB/s, cold, and two programs that eat a core each",
+        (WAITS, OTHERS), (DECODE,), eaters=2, **slow)  # fmt: skip
+    add("disk-quota", "a disk of 2 MB/s, cold, quota of 1 core", (WAITS,), (DECODE, FULL), quota=1.0, **slow)
+    add("ballast-warm", "a megabyte behind each small image, in memory",
+        (r"read-bound",), (WAITS, DISK_ROWS, DECODE), images=ballast)  # fmt: skip
     # Memory.
-    wide = (*MEDIUM, 6000, 100 << 10)
-    add(
-        "memory",
-        "a memory limit of 600 MB, a split of 800 MB",
-        images=wide,
-        memory_mb=600,
-        disk_mb_s=20,
-        cold=True,
-        must=(EVERY, r"does not fit"),
-    )
-    add(
-        "memory-fits",
-        "a memory limit of 1.5 GB, a split of 50 MB",
-        images=(*MEDIUM, 600, SOME_BALLAST),
-        memory_mb=1500,
-        disk_mb_s=2,
-        cold=True,
-        must=(FIRST,),
-        must_not=(EVERY + r"[^,]*,? .*does not fit",),
-    )
-    add(
-        "memory-free",
-        "no memory limit, a split of 800 MB on a disk of 20 MB/s",
-        images=wide,
-        disk_mb_s=20,
-        cold=True,
-        must=(FIRST,),
-        must_not=(r"does not fit",),
-    )
+    wide = {"images": (*MEDIUM, 6000, 100 << 10), "disk_mb_s": 20, "cold": True}
+    add("memory", "a memory limit of 600 MB, a split of 800 MB", (EVERY, r"does not fit"), memory_mb=600, **wide)
+    add("memory-fits", "a memory limit of 1.5 GB, a split of 50 MB", (FIRST,), (EVERY + r"[^,]*,? .*does not fit",),
+        images=small_file, memory_mb=1500, disk_mb_s=2, cold=True)  # fmt: skip
+    add("memory-free", "no memory limit, a split of 800 MB on a disk of 20 MB/s",
+        (FIRST,), (r"does not fit",), **wide)  # fmt: skip
     # A network and its demand.
-    add(
-        "network",
-        "a network slower than the loader",
-        images=small,
-        options=(*both, "--model", "alexnet", "--image-size", "64"),
-        must=(r"so the device is slower than the loader",),
-        must_not=(r"no setting feeds it",),
-    )
+    add("network", "a network slower than the loader",
+        (r"so the device is slower than the loader",), (r"no setting feeds it",),
+        images=small, options=("--num-workers", "0,2", "--model", "alexnet", "--image-size", "64"))  # fmt: skip
     return found
 
 
