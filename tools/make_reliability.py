@@ -111,6 +111,8 @@ def _kills() -> list[str]:
         of["at"].update(outcome["kills_at"])
         of["lost"] += len(outcome["lost"])
     total, lost = (sum(of[name] for of in commands.values()) for name in ("kills", "lost"))
+    processors = dict.fromkeys(result["environment"]["cpu"] for result in results)
+    machine = _machine({**results[0]["environment"], "cpu": " or an ".join(processors)})
     lines = [
         f"## {total} kills, {lost} losses",
         "",
@@ -118,7 +120,7 @@ def _kills() -> list[str]:
             "`tools/kill_harness.py` sends SIGKILL to the process or to one of its workers, at a random moment, when a "
             "certain file appears or during validation; then the same command again, until it may finish. A loss is an "
             "outcome unlike that of the run that nobody killed, a process, shared memory or a temporary file left "
-            f"behind, a traceback, or a hang. {_machine(results[0]['environment'])} All of it is in "
+            f"behind, a traceback, or a hang. {machine} All of it is in "
             f"`benchmarks/results/kills-*.json`, {len(paths)} runs of other seeds."
         ),
         "",
