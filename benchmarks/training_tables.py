@@ -44,6 +44,9 @@ def training_tables(load: Load, markdown: Markdown) -> dict[str, str]:
     longer = load("ablations-xeon-16-epochs")
     if longer is not None:
         found["ablations-longer"] = ablations_table(longer, markdown)
+    record = load("ablations-record-epyc")
+    if record is not None:
+        found["ablations-record"] = ablations_table(record, markdown)
     found["record"] = record_table([result for name in RECORDS if (result := load(name))], markdown)
     found["record-reduced"] = record_table([result for name in REDUCED if (result := load(name))], markdown)
     return found
