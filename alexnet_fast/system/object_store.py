@@ -21,6 +21,7 @@ from ..errors import MissingDependencyError, StorageError, UsageError
 _OBSTORE = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 # A reply of which nothing comes for so long has stalled. No limit is set on a whole object: a shard may hold gigabytes.
 STALLED_SECONDS = 60.0
+_SENDING = timedelta(minutes=5)  # for 5 MiB: 17 kB/s
 _CHUNK = 256 << 10
 _INSTALL = "install it with `pip install alexnet-fast[remote]`"
 
@@ -79,8 +80,11 @@ class _Obstore:
             settings.update(_s3_settings(url, settings["client_options"]))
         elif protocol == "http":
             settings["client_options"]["allow_http"] = True
+        # A reply comes in pieces, and each has its own limit; what is sent goes in requests of 5 MiB at most.
+        sending = {**settings, "client_options": {**settings["client_options"], "timeout": _SENDING}}
         try:
             self._store = from_url(self.url, **settings)
+            self._sending = from_url(self.url, **sending)
         except (BaseError, ValueError, TypeError) as error:
             raise UsageError(f"{url} cannot be opened: {_first_line(error)}") from None
 
@@ -104,7 +108,7 @@ class _Obstore:
         import obstore
 
         with self._said(name):
-            obstore.put(self._store, name, content)
+            obstore.put(self._sending, name, content)
 
     def delete(self, name: str) -> None:
         import obstore
