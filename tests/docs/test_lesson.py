@@ -16,7 +16,7 @@ pytest.importorskip("ipykernel")
 pytestmark = pytest.mark.skipif(not LESSON.exists(), reason="examples/ does not come with this copy")
 
 
-def tiny_imagenet(folder, classes=3, train=24, val=8):
+def tiny_imagenet(folder, classes=3, train=60, val=8):
     """A small tree of Tiny ImageNet's form."""
     wnids = [f"n{label:08d}" for label in range(classes)]
     lines = []
@@ -47,7 +47,9 @@ def test_the_lesson_shows_each_trap_and_its_remedy(tmp_path, monkeypatch):
         "LESSON_CLASSES": 2,
         "LESSON_EPOCHS": 2,
         "LESSON_WIDTH": 0.07,
+        "LESSON_RATE": 0.05,
         "LESSON_SECONDS": 0.2,
+        "LESSON_DEMAND": "none",
         "LESSON_SWEEP": "0",
         "PYTHONPATH": EXAMPLES.parent,
         "JUPYTER_PLATFORM_DIRS": 1,
@@ -61,13 +63,17 @@ def test_the_lesson_shows_each_trap_and_its_remedy(tmp_path, monkeypatch):
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     text = "".join(o.get("text", "") for o in outputs)
     for words in (
-        "64 images of ['n00000000', 'n00000001']",
+        "136 images of ['n00000000', 'n00000001']",
         "classes: ['images']  labels: Counter({0: 16})",  # the trap ...
         "{'n00000000': 8, 'n00000001': 8}",  # ... and the remedy
         "1 n00000001 name of 1",
         "torch.Size([16, 3, 64, 64])",
         "256 x",
-        "the run ended: the loss",
+        "He, no clip: stands still: True",
+        "Stands still after 120 steps: loss",
+        "Cause: the rate of 0.05 is too high",
+        "the recipe's own: stands still: False",
+        "no epoch is better than guessing",
         "ten-crop  top-1",
         "no photo given: an image of name of",
     ):
