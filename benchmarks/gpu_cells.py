@@ -214,9 +214,12 @@ def measure_tiny(cell: dict[str, Any]) -> dict[str, Any]:
     The clock counts training with its data, from the end of the first step; validation and compilation are apart.
     """
     from alexnet_fast import TrainConfig, evaluate, train
+    from alexnet_fast.dataset import read_dataset_info
     from alexnet_fast.training.recipes import named_recipes
 
     recipe = "record"
+    # A dry run has fewer training images than the recipe's batch.
+    batch_size = min(named_recipes()[recipe].batch_size, read_dataset_info(cell["dataset"]).split("train").records)
     overrides = {"width": cell["width"], "stem_stride": 1}  # four times the arithmetic, which a GPU has to spare
     epochs = cell.get("epochs")
     if "share_of_epochs" in cell:
@@ -224,7 +227,8 @@ def measure_tiny(cell: dict[str, Any]) -> dict[str, Any]:
     run_dir = Path(cell["scratch"]) / cell["name"]
     config = TrainConfig(
         dataset=cell["dataset"], run_dir=run_dir, model=cell["model"], recipe=recipe, epochs=epochs,
-        image_size=cell["image_size"], backend="resident", device=cell["device"], compile=cell.get("compile", "auto"),
+        batch_size=batch_size, image_size=cell["image_size"], backend="resident", device=cell["device"],
+        compile=cell.get("compile", "auto"),
         checkpoint_every="20s", resume=run_dir.exists(), overrides=overrides,
     )  # fmt: skip
     said: list[str] = []
