@@ -33,8 +33,8 @@ T = TypeVar("T")
 Probe = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def over_chance(hits: int, trials: int, chance: float) -> bool:
-    """Whether so many hits are more than guessing gives, by an exact one-sided test at 0.1%."""
+def over_chance(hits: int, trials: int, chance: float, level: float = 1e-3) -> bool:
+    """Whether so many hits are more than guessing gives, by an exact one-sided test at `level`."""
     if trials == 0 or hits <= chance * trials:
         return False
     if chance >= 1:
@@ -46,7 +46,7 @@ def over_chance(hits: int, trials: int, chance: float) -> bool:
         tail += term
         if term < 1e-9:
             break
-    return tail < 1e-3
+    return tail < level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,8 @@ class Watch:
         """
         shares = np.bincount(labels) / len(labels)
         chance = float(shares.max())
-        if over_chance(round(top1 * len(labels)), len(labels), chance):
+        # On 16 images of two classes 14 hits are not certain at 0.1%, and no sign of guessing either.
+        if over_chance(round(top1 * len(labels)), len(labels), chance, level=0.05):
             return None
         words = f"Validation top-1 is {top1:.1%}, where guessing gets {chance:.1%}. "
         if (shares > 0).sum() < 2:

@@ -22,9 +22,9 @@ HEALTHY = {
 }  # fmt: skip
 
 
-def dataset(folder: Path, *, shuffled: tuple[str, ...] = (), classes: int = CLASSES) -> Path:
+def dataset(folder: Path, *, shuffled: tuple[str, ...] = (), classes: int = CLASSES, val: int = 60) -> Path:
     splits = {}
-    for split, count in (("train", 120), ("val", 60)):
+    for split, count in (("train", 120), ("val", val)):
         samples = make_samples(split, count, CLASSES, size=(32, 32))
         labels = [label % classes for _, label, _ in samples]
         if split in shuffled:
@@ -53,6 +53,14 @@ def test_a_run_that_learns_says_nothing_of_the_kind(plain, tmp_path):
     result, lines, summary = run(plain, tmp_path / "run")
     assert not any("Stands still" in line or "guessing" in line for line in [*lines, result.closing_lines()])
     assert summary["stands_still"] is False and result.closing_lines().startswith("best epoch")
+
+
+def test_validation_images_too_few_to_be_certain_of_do_not_stand_still(tmp_path):
+    """Five right of five in three classes are not certain at 0.1%, nor are they guessing."""
+    result, lines, summary = run(dataset(tmp_path / "data", val=5), tmp_path / "run")
+    assert summary["best"]["val_top1"] >= 0.8
+    assert summary["stands_still"] is False
+    assert not any("guessing" in line for line in [*lines, result.closing_lines()])
 
 
 @pytest.mark.parametrize(
