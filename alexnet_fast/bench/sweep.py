@@ -50,9 +50,9 @@ def bench_loader(config: BenchConfig) -> BenchReport:
         WorkerError: the process that looks at the machine crashed or hung.
         KeyboardInterrupt: stopped; what was measured till then has been written and its verdict shown.
     """
-    _check_records(config, read_dataset_info(config.dataset).split(config.split).records)
     if config.baseline is not None:
         _count_images(Path(config.baseline))
+    _check_records(config, read_dataset_info(config.dataset).split(config.split).records)
     with open_display() as display, ExitStack() as stack:
         dataset, fetch = Path(config.dataset), None
         if is_url(config.dataset):
