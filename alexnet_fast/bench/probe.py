@@ -291,16 +291,17 @@ class _Worker:
         part = slice(begin, begin + _JOB)
         t0 = time.thread_time()
         jpegs = s.reader.view_many(s.sample[part])
+        seeks = s.reader.seek_entries(s.sample[part])
         t1 = time.thread_time()
         plan, n = s.plan[part], len(jpegs)
-        self._cropper.jpegs(jpegs, None, plan, self._flips[:n], self._out[:n])
+        self._cropper.jpegs(jpegs, seeks, plan, self._flips[:n], self._out[:n])
         t2 = time.thread_time()
         # A worker decodes some rows and resizes them while they are in the cache, so decoding is timed a second time,
         # alone; the rest of the time is the resize's.
         for i, jpeg in enumerate(jpegs):
             crop = plan.crop(i)
             height, width = crop.size
-            self._decoder.box(jpeg, None, height, width, crop.box)
+            self._decoder.box(jpeg, None if seeks is None else seeks[i], height, width, crop.box)
         decoded = min(t2 - t1, time.thread_time() - t2)
         for name, seconds in zip(self.spent, (t1 - t0, decoded, t2 - t1 - decoded), strict=True):
             self.spent[name] += seconds
