@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import BACKEND, CACHE_BYTES, DATASET, DEVICE, PRECISIONS, SHARE, SOURCE_FORMATS, WORKERS
+from .config import (
+    BACKEND,
+    CACHE,
+    CACHE_BYTES,
+    CACHE_LIMIT,
+    DATASET,
+    DEVICE,
+    PRECISIONS,
+    SHARE,
+    SOURCE_FORMATS,
+    WORKERS,
+)
 from .options import (
     LOCATION,
     PLACE,
@@ -146,8 +157,8 @@ class EvaluateConfig:
     precision: str = option("auto", one_of(*PRECISIONS))
     records: Path | None = option(None, PLACE, "Only the records of these numbers: a line each, or .npy.")
     share: float | None = option(None, SHARE, "Only this share of each class.")
-    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
-    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
+    cache: Path | str | None = field(default=None, metadata=CACHE)
+    cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -107,6 +107,8 @@ SHARE = Kind("a number over 0 and up to 1", _share, "X", parse=float)
 DTYPE = Kind("a dtype", dtype_name, "DTYPE")
 WORKERS = auto_or(whole(0, MOST_WORKERS))
 DATASET = declared(LOCATION, "Folder made by `alexnet-fast pack`, or the URL of one.", argument=True, metavar="DATASET")
+CACHE = declared(PLACE, "Where shards of a URL are kept.", metavar="DIR")
+CACHE_LIMIT = declared(SIZE, "Bytes of shards that may be kept there.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +315,8 @@ class TrainConfig:
     loader_settings: Path | str | None = option(None, PLACE, "bench-loader.json to take settings from.", again=False)
     max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
     shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
-    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
-    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
+    cache: Path | str | None = field(default=None, metadata=CACHE)
+    cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
     records: Path | str | None = option(None, PLACE, "Train on the records of these numbers: a line each, or .npy.")
     share: float | None = option(None, SHARE, "Train on this share of each class, such as 0.1.")
 
@@ -385,8 +387,8 @@ class BenchConfig:
     baseline: Path | str | None = option(None, PLACE, "Measure ImageFolder + DataLoader on it too.", metavar="FOLDER")
     timeout: float = option(120.0, NUMBER_ABOVE_0, "Give a setting up after so many silent seconds.", metavar="S")
     device: str = option("auto", DEVICE, "Where to compute.")
-    cache: Path | str | None = option(None, PLACE, "Where shards of a URL are kept.", metavar="DIR")
-    cache_bytes: int = option(CACHE_BYTES, SIZE, "Bytes of shards that may be kept there.")
+    cache: Path | str | None = field(default=None, metadata=CACHE)
+    cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
     out: Path | str | None = option(None, PLACE, "Write .json, .md and .png here.", metavar="DIR")
     seed: int = option(0, whole(0))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from ..words import counted
 from .results import Measured, Row
 from .verdict import (
     BUSY,
@@ -232,9 +233,8 @@ def say_fetch(f: Findings) -> str | None:
     if fetch is None:
         return None
     come = f"shards come at {size(fetch.bytes_per_s)}/s, which is {number(fetch.images_per_s)} images/s"
-    part = "all" if fetch.shards == fetch.of_shards else f"{fetch.shards} of the {fetch.of_shards}"
-    shards = f"shard{'s' * (fetch.of_shards > 1)}"
-    sample = f"The table is of {part} {shards}, on the local disk."
+    part = "all" if fetch.shards == fetch.of_shards else f"{fetch.shards} of the"
+    sample = f"The table is of {part} {counted(fetch.of_shards, 'shard')}, on the local disk."
     need = training_rate(f.best, f.measured)
     what = "training takes" if f.measured.demand is not None else "the best setting reads"
     if fetch.stored_bytes <= fetch.cache_bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..dataset import ShardCache, default_cache, read_dataset_info, seek_path, write_dataset_info
 from ..errors import AlexNetFastError
+from ..system import storage_errors
 from .results import Fetch
 
 _TELL_EVERY = 5.0  # seconds between two lines of progress
@@ -29,8 +30,9 @@ def fetched_sample(
         UsageError, DamagedDataError, StorageError: as `ShardCache` says.
     """
     base = Path(cache or default_cache())
-    base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    with storage_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
     try:
         shards = ShardCache(url, split, folder, cache_bytes)
         try:

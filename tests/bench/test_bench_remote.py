@@ -9,6 +9,10 @@ import pytest
 from conftest import make_samples, pack_images
 from object_storage import BUCKET, Proxy, as_aws, rclone
 
+from alexnet_fast.bench import bench_loader
+from alexnet_fast.config import BenchConfig
+from alexnet_fast.errors import StorageError
+
 pytest.importorskip("obstore")
 RECORDS, SHARDS, DELAY = 160, 8, 1.0
 # Four shards are asked for at once, and each comes a while late.
@@ -71,3 +75,12 @@ def test_a_url_without_a_data_set_is_one_sentence(tmp_path, slow_server):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "is not a packed data set" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path, slow_server):
+    (tmp_path / "cache").write_text("a file")
+    asked = BenchConfig(
+        dataset=f"s3://{BUCKET}/data", batch_sizes=(8,), device="cpu", model="none", cache=tmp_path / "cache"
+    )
+    with pytest.raises(StorageError, match=str(tmp_path / "cache")):
+        bench_loader(asked)
