@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,19 +87,16 @@ class Clock:
         self.epoch_seconds = self.epoch_wait = 0.0
         self.timed_steps = 0
 
-    def seconds_left(self, steps: int, steps_per_epoch: int, last_epoch: float | None) -> float | None:
-        """Until `steps` more steps are done, at the pace of this epoch; None before there is one.
-
-        Args:
-            last_epoch: seconds of the epoch before, whose pace serves until this one has its own.
-        """
+    def pace(self, steps_per_epoch: int, last_epoch: float | None) -> float | None:
+        """Seconds a step of this epoch, or of the epoch before, which took `last_epoch` seconds; None before either."""
         if self.timed_steps:
-            pace = self.epoch_seconds / self.timed_steps
-        elif last_epoch is not None:
-            pace = last_epoch / steps_per_epoch
-        else:
-            return None
-        return steps * pace + math.ceil(steps / steps_per_epoch) * self._between_epochs
+            return self.epoch_seconds / self.timed_steps
+        return None if last_epoch is None else last_epoch / steps_per_epoch
+
+    @property
+    def between(self) -> float:
+        """Seconds that the last validation and checkpoint took; 0.0 before there was one."""
+        return self._between_epochs
 
     @property
     def since_saved(self) -> float:

@@ -310,7 +310,9 @@ class Trainer:
         if not self._told and left is not None and self.clock.timed_steps >= _PACE_STEPS and left > _LONG:
             self._told = True
             speed = self.clock.images_per_s(self.plan.recipe.batch_size)
-            self.say(f"training will take about {duration(left)} at {speed:,.1f} images/s, the pace of its first steps")
+            grows = ", slower as images grow" if self.plan.recipe.start_size < 1 else ""
+            pace = f"{speed:,.1f} images/s, the pace of its first steps{grows}"
+            self.say(f"training will take about {duration(left)} at {pace}")
             self._look_at_cores()
 
     def _look_at_cores(self) -> None:
@@ -324,8 +326,20 @@ class Trainer:
             self.say(note)
 
     def _seconds_left(self) -> float | None:
-        last = self.rows[-1]["seconds"] if self.rows else None
-        return self.clock.seconds_left(self.plan.stop_at - self.step.done, self.plan.steps_per_epoch, last)
+        """At the pace of the last steps: a step's time goes with the pixels of its images, which may grow."""
+        plan, clock = self.plan, self.clock
+        pace = clock.pace(plan.steps_per_epoch, self.rows[-1]["seconds"] if self.rows else None)
+        if pace is None:
+            return None
+        paced = self.epoch if clock.timed_steps else self.epoch - 1
+        now = training_size(plan.recipe, paced, plan.image_size)
+        seconds, done = 0.0, self.step.done
+        for epoch in range(self.epoch, math.ceil(plan.stop_at / plan.steps_per_epoch)):
+            until = min(plan.stop_at, (epoch + 1) * plan.steps_per_epoch)
+            size = training_size(plan.recipe, epoch, plan.image_size)
+            seconds += (until - done) * pace * (size / now) ** 2 + clock.between
+            done = until
+        return seconds
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -125,7 +126,8 @@ def test_large_images_are_seen_at_224_pixels(tmp_path):
     assert "224 pixels) on 4 images" in lines[0]
 
 
-def test_the_first_lines_say_how_long_a_long_run_will_take(packed_small, tmp_path):
+@pytest.mark.parametrize(("overrides", "times"), [({}, 1), ({"start_size": 0.625, "full_size_at": 1}, 1.99)])
+def test_the_first_lines_say_how_long_a_long_run_will_take(overrides, times, packed_small, tmp_path):
     class Heard(Exception):
         pass
 
@@ -136,10 +138,21 @@ def test_the_first_lines_say_how_long_a_long_run_will_take(packed_small, tmp_pat
         if line.startswith("training will take"):
             raise Heard
 
+    config = small_config(packed_small, tmp_path / "run", epochs=20_000, batch_size=2, image_size=64)
     with pytest.raises(Heard):
-        train(small_config(packed_small, tmp_path / "run", epochs=20_000, batch_size=2), say=say)
+        train(replace(config, overrides={**SMALL, **overrides}), say=say)
     assert not any(line.startswith("epoch") for line in lines)
-    assert "images/s, the pace of its first steps" in lines[-1]
+    told = re.fullmatch(
+        r"training will take about (?:(\d+) h )?(?:(\d+) min)?(?: \d+ s)? at ([\d,.]+) images/s, "
+        r"the pace of its first steps(.*)",
+        lines[-1],
+    )
+    assert told is not None, lines[-1]
+    seconds = int(told[1] or 0) * 3600 + int(told[2] or 0) * 60
+    # An image of twice the side takes four times as long: on average 1.99 times as long as those of 5/8 of it, where
+    # the side grows to 6/8, 7/8 and the whole.
+    assert seconds == pytest.approx(times * 20_000 * 52 / float(told[3].replace(",", "")), rel=0.2)
+    assert told[4] == (", slower as images grow" if overrides else "")
 
 
 @pytest.mark.parametrize("stop", [2, 3])  # within an epoch, at its end
