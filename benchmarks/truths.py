@@ -264,7 +264,9 @@ def run(out: Path, only: list[str], seconds: float) -> None:
     known = {row["name"]: row for row in result.get("truths", ())}
     machine = {"cpu": cpu_name(), "usable_cores": usable_cores(), "versions": versions("torch", "numpy")}
     truths = [truth for truth in _truths() if not only or truth.name in only]
-    with tempfile.TemporaryDirectory(prefix="truths-", dir=HERE) as folder:
+    scratch = HERE.parent / "build"  # on a disk, which /tmp need not be: some truths are about a cold one
+    scratch.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="truths-", dir=scratch) as folder:
         packed: dict[tuple[int, int, int, int], Path] = {}
         for truth in truths:
             if truth.images not in packed:

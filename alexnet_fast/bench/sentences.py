@@ -244,7 +244,7 @@ def _start_sentence(few: Row, many: Row, records: int, what: str) -> str | None:
     if images is None or many.rate <= few.rate * (1 + tolerance(few, many)):
         if many.start <= few.start or not measured:
             return None
-        return f"{lead}{measured}; {workers(many.workers)} read no faster and never win that back."
+        return f"{lead}{measured}; {workers(many.workers)} read no faster, so that this is never won back."
     if images > records and quicker:
         return f"{lead}{measured}, so that they pay from the first epoch on."
     if images > records:

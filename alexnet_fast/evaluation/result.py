@@ -57,6 +57,12 @@ class EvalResult:
     cache: Path | str | None = None
     cache_bytes: int = CACHE_BYTES
 
+    def __repr__(self) -> str:
+        return (
+            f"<{self.description} on split {self.split} of {self.dataset_name}: {counted(self.images, 'image')}, "
+            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}>"
+        )
+
     @property
     def dataset_name(self) -> str:
         """The last part of its path or URL."""

@@ -51,6 +51,9 @@ class TrainResult:
     warm_up_seconds: float
     loader_measured: bool = False
 
+    def __repr__(self) -> str:
+        return f"<run {self.run_dir}: {self.closing_lines().partition(chr(10))[0]}>"
+
     @property
     def best(self) -> dict[str, Any] | None:
         """The row of the best epoch by validation top-1; None where there is no val split or no whole epoch."""

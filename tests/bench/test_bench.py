@@ -153,7 +153,7 @@ def test_explains_in_the_terminal_and_in_the_files(whole: tuple[subprocess.Compl
     none, two = (row for row in report.measured.rows if row.backend == "imagefolder" and row.ok)
     if two.start > none.start:  # on cores that others use as well, it may come out the other way round
         pays = break_even(none, two)
-        assert ("never win that back" if pays is None else f"2 workers pay from {pays:,.0f}"[:19]) in said
+        assert ("never won back" if pays is None else f"2 workers pay from {pays:,.0f}"[:19]) in said
     assert (out / "bench-loader.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -246,7 +246,7 @@ def test_start_up_outweighs_a_short_epoch() -> None:
     )
     assert "measured, the first epoch of its 500 images takes 1.4 s and 2.9 s" in text
     idle = (rows[0], row(2, 505, busy=2.0, first_batch_s=2.5, first_epoch_s=2.9))
-    assert "2 workers read no faster and never win that back" in said(measured(*idle, environment=short))
+    assert "2 workers read no faster, so that this is never won back" in said(measured(*idle, environment=short))
     quick = (rows[0], changed(rows[1], first_epoch_s=1.2))
     assert "takes 1.4 s and 1.2 s, so that they pay from the first epoch on" in said(
         measured(*quick, environment=short)

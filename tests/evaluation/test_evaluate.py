@@ -71,7 +71,9 @@ def test_the_scores_are_those_counted_by_hand(run, packed_small, tmp_path):
 
 def test_the_result_of_training_is_that_of_evaluation(run, packed_small):
     best = max(json.loads(line)["val_top1"] for line in (run / "metrics.jsonl").read_text().splitlines())
-    assert evaluate_here(run, packed_small).top1 == pytest.approx(best)
+    result = evaluate_here(run, packed_small)
+    assert result.top1 == pytest.approx(best)
+    assert f"on split val of {packed_small.name}: 23 images, top-1 {best:.2%}" in repr(result)
 
 
 def test_flip_averages_the_two_sides(run, packed_small):

@@ -66,6 +66,7 @@ def test_a_run_folder_holds_all_of_it(packed_small, tmp_path):
     run = tmp_path / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.rows and [row["epoch"] for row in rows] == [1, 2]
+    assert repr(result).startswith(f"<run {run}: ") and "top-1" in repr(result) and "\n" not in repr(result)
     assert list(rows[0]) == [
         "epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "val_balanced", "lr",
         "images_per_s", "data_wait", "seconds",
