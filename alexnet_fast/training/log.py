@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..system import CoreUse
+from .recipes import Recipe
 
 
 def step_note(loss: float, top1: float, wait: float, seconds_left: float | None) -> str:
@@ -41,6 +42,28 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+# Of what a step needs, the share of the free memory from which a run may not fit. In a container of 1 GiB the default
+# network, whose gradients and momentum take 188 of 379 MiB then, was killed at its first step without a word.
+_TIGHT = 0.4
+
+
+def memory_note(recipe: Recipe, parameters: int, free: int | None) -> str | None:
+    """That the first step may take more memory than there is, on a CPU; None where it will not, or nothing is known.
+
+    Args:
+        free: bytes that this process may still take.
+    """
+    copies = 1 + (2 if recipe.optimizer == "adam" else 1) + (recipe.ema > 0)  # gradients, momentum, mean
+    needed = 4 * parameters * copies
+    if free is None or needed < _TIGHT * free:
+        return None
+    return (
+        f"memory is short: gradients and momentum take {needed / 2**20:,.0f} MiB of the {free / 2**20:,.0f} MiB that "
+        "this process may still use, and images come on top; the system ends a process that takes too much without a "
+        "word (a higher limit helps, or --set width=0.5)"
+    )
 
 
 # Cores that others take before a run speaks of it; a desktop at rest takes a tenth of one.

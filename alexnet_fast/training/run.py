@@ -16,12 +16,12 @@ from ..dataset import DatasetInfo, ShardReader, read_dataset_info
 from ..errors import StoppedError, StorageError, UsageError
 from ..models import PUBLISHED_SIZE, measured_gain
 from ..plots import best_row
-from ..system import StopSignals, follow_usable_cores
+from ..system import StopSignals, available_memory, follow_usable_cores
 from ..words import counted
 from .checkpoint import BEST, LAST, newest_checkpoint
 from .distributed import Ranks, join_ranks
 from .fit import fit_verdict
-from .log import balanced, duration
+from .log import balanced, duration, memory_note
 from .plan import Plan, Say, apply_loader_settings, differences, plan_run, resume_command
 from .recipes import adapted, learning_rate, named_recipes
 from .run_folder import RunFolder, default_run_dir
@@ -270,6 +270,9 @@ def _introduce(plan: Plan, info: DatasetInfo, ranks: Ranks, run_dir: str, say: S
     measured = f"; a matrix product runs {gain:.1f} times as fast as in fp32" if gain is not None else ""
     count = f"{ranks.world_size} processes, each on " if ranks.world_size > 1 else ""
     say(f"precision {precision.name} on {count}{ranks.device} ({precision.reason}{measured})")
+    short = memory_note(recipe, plan.parameters, available_memory() if ranks.device.type == "cpu" else None)
+    if short is not None:
+        say(short)
     _introduce_splits(plan, info, say)
 
 

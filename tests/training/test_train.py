@@ -21,7 +21,8 @@ from alexnet_fast.errors import StoppedError
 from alexnet_fast.models import AlexNet
 from alexnet_fast.training import load_run
 from alexnet_fast.training.checkpoint import load_checkpoint
-from alexnet_fast.training.log import duration
+from alexnet_fast.training.log import duration, memory_note
+from alexnet_fast.training.recipes import named_recipes
 from alexnet_fast.training.run_folder import RunFolder
 
 # 1/16 of the channels at 32 pixels: 0.1 M parameters, a step of some milliseconds.
@@ -125,6 +126,14 @@ def test_large_images_are_seen_at_224_pixels(tmp_path):
     data = pack_images(tmp_path / "data", {"train": make_samples("train", 4, 2, size=(320, 240))}, num_classes=2)
     _, lines = quietly(small_config(data, tmp_path / "run", image_size="auto", epochs=1, batch_size=2, max_steps=1))
     assert "224 pixels) on 4 images" in lines[0]
+
+
+def test_memory_that_the_first_step_may_not_find_is_named_beforehand():
+    fast, notebook, free = named_recipes()["fast"], named_recipes()["notebook"], 379 << 20
+    note = memory_note(fast, 24_750_000, free)
+    assert note is not None and note.startswith("memory is short: gradients and momentum take 189 MiB of the 379 MiB")
+    assert memory_note(fast, 24_750_000, 4 * free) is None and memory_note(fast, 24_750_000, None) is None
+    assert "283 MiB" in (memory_note(notebook, 24_750_000, free) or "")  # Adam keeps two means
 
 
 @pytest.mark.parametrize(("overrides", "times"), [({}, 1), ({"start_size": 0.625, "full_size_at": 1}, 1.99)])
