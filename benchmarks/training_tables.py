@@ -19,7 +19,7 @@ NETWORKS = {
     "alexnet-owt": "torchvision's (Krizhevsky 2014); weights interchangeable both ways",
 }
 STEPS = ("step-gpu", "step-xeon", "step-epyc")  # results of step.py, those that are there
-RECORDS = tuple(f"record-epyc-{n}-epochs" for n in (4, 8, 16, 28))  # results of tiny_imagenet_record.py, those that are there
+RECORDS = tuple(f"record-epyc-{n}-epochs" for n in (4, 8, 16, 28))  # of tiny_imagenet_record.py, those that are there
 REDUCED = ("record-reduced-fast", "record-reduced-notebook")
 PAIRS = (5, 64, 16)  # classes, image size and batch of the runs in the table of networks
 QUIET = 0.7  # share of the best matrix product below which other programs were at work
