@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,8 @@ _RESIDENT_SIDE = 128
 def open_loader(dataset: LoaderConfig | Path | str | None = None, /, **options: Any) -> Loader:
     """Open a loader: ``open_loader("data/tiny", split="train", batch_size=128)``, or with a `LoaderConfig`.
 
-    Backend 'auto' says on stderr, in one line, what it took and why.
+    Backend 'auto' says on stderr, in one line, what it took and why. A process that a launcher started beside others is
+    told so once, where neither `rank` nor `world_size` is given: the loader takes them from its caller alone.
 
     Args:
         dataset: the folder that ``alexnet-fast pack`` made, or a whole configuration, which the options go over.
@@ -47,6 +50,9 @@ def open_loader(dataset: LoaderConfig | Path | str | None = None, /, **options: 
         DamagedDataError: the data set is damaged.
     """
     config = _configure(dataset, options)
+    # A configuration says all, so that it means it; of keywords, ranks are what a script for one process leaves out.
+    if not isinstance(dataset, LoaderConfig) and not options.keys() & {"rank", "world_size"}:
+        _say_who_else_reads(_processes())
     if config.backend == "synthetic":
         from .synthetic import SyntheticLoader
 
@@ -86,6 +92,27 @@ def _configure(dataset: LoaderConfig | Path | str | None, options: dict[str, Any
     if "dataset" in options:
         raise UsageError("the data set is given twice, as the first argument and as dataset")
     return LoaderConfig(dataset=dataset, **options)
+
+
+def _processes() -> int:
+    """How many train together, this one among them, as far as torch or a launcher has said."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size())
+    # torchrun sets all three; Lightning starts the first process without RANK. WORLD_SIZE alone may be anybody's.
+    ours = "RANK" in os.environ or "LOCAL_RANK" in os.environ
+    announced = os.environ.get("WORLD_SIZE", "1")
+    return int(announced) if ours and announced.isdecimal() else 1
+
+
+@cache
+def _say_who_else_reads(processes: int) -> None:
+    if processes > 1:
+        print(
+            f"open_loader: each of these {processes} processes reads every record, since rank and world_size are not "
+            "given: give those of your engine, or world_size=1 where that is meant",
+            file=sys.stderr,
+        )
 
 
 def _open_reader(config: LoaderConfig) -> ShardReader:
