@@ -18,6 +18,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 ENGINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accelerate": (TORCHRUN, ()),
     "fabric": ((), ("--devices", "2")),
+    "lightning": ((), ("--devices", "2")),
     "timm": (TORCHRUN, ()),
     "transformers": (TORCHRUN, ()),
 }
