@@ -19,9 +19,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from .commands import RUN, EvaluateConfig, PackConfig, PredictConfig
-from .config import BACKENDS, DATASET, DEVICES, WORKERS, BenchConfig, TrainConfig
+from .config import BACKEND, BACKENDS, DATASET, DEVICES, WORKERS, BenchConfig, TrainConfig
 from .errors import AlexNetFastError, UsageError
-from .options import SWITCH, Option, default_of, flag_of, name_of, options_of, read_value
+from .options import SWITCH, Option, default_of, flag_of, options_of, read_value, shown_name, whole
 from .version import __version__
 
 Config = TypeVar("Config")
@@ -55,7 +55,7 @@ def _from_config(kind: type[Config]) -> Callable[[Callable[[Config], None]], Cal
     def decorate(run: Callable[[Config], None]) -> Callable[..., None]:
         def command(**words: Any) -> None:
             values = {
-                name: read_value(name_of(entry), known.kind, words[name], word=True)
+                name: read_value(shown_name(entry), known.kind, words[name], word=True)
                 for name, (entry, known) in entries.items()
                 if words[name] not in (None, [])
             }
@@ -160,9 +160,11 @@ def inspect(
     augmented: Annotated[
         bool, typer.Option("--augmented", help="Show what the training loader feeds the network.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images the grid shows.")] = 0,
-    image_size: Annotated[int, typer.Option("--image-size", metavar="N", help="Side of --augmented, pixels.")] = 224,
-    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader of --augmented.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed that draws the grid's images.")] = 0,
+    image_size: Annotated[
+        int, typer.Option("--image-size", metavar="N", help="Side of the crops of --augmented, pixels.")
+    ] = 224,
+    backend: Annotated[str, _one_of("--backend", BACKENDS, "Loader backend of --augmented.")] = "auto",
 ) -> None:
     """Say what DATASET holds, and draw a grid of its images.
 
@@ -172,6 +174,8 @@ def inspect(
     """
     from .inspection import inspect as run
 
+    image_size = read_value("--image-size", whole(8), image_size)
+    backend = read_value("--backend", BACKEND, backend)
     typer.echo(
         run(
             dataset, split=split, grid=grid, augmented=augmented, seed=seed, image_size=image_size, backend=backend,
@@ -240,7 +244,9 @@ def predict(config: PredictConfig) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")] = Path("demo-out"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write; an earlier demo there is replaced.")
+    ] = Path("demo-out"),
     device: DeviceOption = "auto",
 ) -> None:
     """Show the whole way on images that it makes itself.
@@ -255,7 +261,7 @@ def demo(
 @app.command()
 def export(
     run: RunArg,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="model.onnx, model.safetensors or model.pt2.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, a .onnx, .safetensors or .pt2.")],
 ) -> None:
     """Write RUN's network to a file that other programs read.
 
@@ -280,7 +286,7 @@ def doctor() -> None:
 
 
 def _workers(word: str) -> Any:
-    return read_value("a number of workers", WORKERS, word, word=True)
+    return read_value("--workers", WORKERS, word, word=True)
 
 
 def main() -> None:
@@ -369,7 +375,7 @@ def _exit_code_of_click(error: Exception) -> int:
         _complain(f"{error.strerror or error}{where}")
         return 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        _complain("there is not enough memory: use a smaller batch")
+        _complain("the device's memory is full: end other programs there, use a smaller batch, or the CPU")
         return 1
     _complain_of_fault(error)
     return 1

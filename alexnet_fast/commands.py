@@ -110,15 +110,17 @@ class PackConfig:
     shard_bytes: int | Literal["auto"] = option(
         "auto", auto_or(SIZE), "Size of a shard; auto: a 128th of all, 8MiB to 1GiB.", same_run=True
     )
-    resize_shorter: int | None = option(None, whole(1), "Shrink the shorter side to N pixels.", same_run=True)
-    quality: int = option(95, whole(1, 100), "Quality of images that are encoded anew, as JPEG's.", same_run=True)
+    resize_shorter: int | None = option(
+        None, whole(1), "Shrink a shorter side of more than N pixels to N.", same_run=True
+    )
+    quality: int = option(95, whole(1, 100), "JPEG quality of images that are encoded anew, 1 to 100.", same_run=True)
     workers: int | Literal["auto"] = option("auto", WORKERS, "Worker processes.")
     seed: int = option(0, whole(0), "Seed of the shuffle.", same_run=True)
     on_bad_image: str = option("error", BAD, "What to do with an image that cannot be decoded.")
-    on_missing: str = option("error", BAD, "What to do with images without a label, and labels without an image.")
-    limit: int | None = option(None, whole(1), "At most so many images a split, for trials.", same_run=True)
-    engine: str = option("local", one_of("local", "ray"), "Who writes the shards: processes here, or Ray.")
-    seek_index: bool = option(True, SWITCH, "Write the index by which crops are decoded faster.")
+    on_missing: str = option("error", BAD, "What to do with an image without a label, or a label without an image.")
+    limit: int | None = option(None, whole(1), "Pack at most N images of each split, for a trial.", same_run=True)
+    engine: str = option("local", one_of("local", "ray"), "What writes the shards: processes here, or a Ray cluster.")
+    seek_index: bool = option(True, SWITCH, "Write an index by which crops are decoded faster.")
     overwrite: bool = option(False, SWITCH, "Replace a data set that is there.")
 
     def __post_init__(self) -> None:
@@ -147,16 +149,18 @@ class EvaluateConfig:
     run: Path | str = field(metadata=RUN)
     dataset: Path | str = field(metadata=DATASET)
     split: str = option("val", TEXT, "Split to evaluate; it must have labels.", metavar="NAME")
-    tta: str = option("none", one_of(*TTA), "Average over views.")
+    tta: str = option("none", one_of(*TTA), "Views of each image to average over.")
     json: Path | None = option(None, PLACE, "Write the result here.")
     report: Path | None = option(None, PLACE, "Write an HTML report here.", metavar="DIR")
-    batch_size: int = option(128, whole(1), "Images at a time.")
-    backend: str = option("auto", BACKEND, "Loader.")
-    num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")
+    batch_size: int = option(128, whole(1), "Images a batch.")
+    backend: str = option("auto", BACKEND, "Loader backend.")
+    num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode images.")
     device: str = option("auto", DEVICE, "Where to compute.")
     precision: str = option("auto", one_of(*PRECISIONS))
-    records: Path | None = option(None, PLACE, "Only the records of these numbers: a line each, or .npy.")
-    share: float | None = option(None, SHARE, "Only this share of each class.")
+    records: Path | None = option(
+        None, PLACE, "Evaluate only the records whose numbers FILE lists: a line each, or .npy."
+    )
+    share: float | None = option(None, SHARE, "Evaluate only this share of each class, such as 0.1.")
     cache: Path | str | None = field(default=None, metadata=CACHE)
     cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
 

@@ -107,8 +107,8 @@ SHARE = Kind("a number over 0 and up to 1", _share, "X", parse=float)
 DTYPE = Kind("a dtype", dtype_name, "DTYPE")
 WORKERS = auto_or(whole(0, MOST_WORKERS))
 DATASET = declared(LOCATION, "Folder made by `alexnet-fast pack`, or the URL of one.", argument=True, metavar="DATASET")
-CACHE = declared(PLACE, "Where shards of a URL are kept.", metavar="DIR")
-CACHE_LIMIT = declared(SIZE, "Bytes of shards that may be kept there.")
+CACHE = declared(PLACE, "Folder that keeps the shards of a DATASET at a URL.", metavar="DIR")
+CACHE_LIMIT = declared(SIZE, "Size that the folder of --cache may reach.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,41 +290,49 @@ class TrainConfig:
     dataset: Path | str = field(metadata=DATASET)
     run_dir: Path | str | None = option(None, PLACE, "Run folder; runs/NAME if not given.", metavar="RUN", again=False)
     model: str = option("alexnet", one_of(*MODELS), "Network.", same_run=True)
-    recipe: str = option("fast", one_of(*RECIPES), "Set of hyper-parameters.")
-    epochs: int | None = option(None, whole(1), "Passes over the training images; recipe's if not given.")
-    batch_size: int | None = option(None, whole(1), "Images a step, over all devices; recipe's if not given.")
+    recipe: str = option("fast", one_of(*RECIPES), "Set of hyper-parameters, by name.")
+    epochs: int | None = option(None, whole(1), "Passes over the training images; the recipe's if not given.")
+    batch_size: int | None = option(None, whole(1), "Images a step, over all devices; the recipe's if not given.")
     image_size: int | Literal["auto"] = option(
         "auto", auto_or(whole(1)), "Side of the network's input, pixels; auto: 224, or the images' own if smaller.",
         same_run=True,
     )  # fmt: skip
-    lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate; recipe's if not given.", metavar="RATE")
+    lr: float | None = option(None, NUMBER_ABOVE_0, "Peak learning rate; the recipe's if not given.", metavar="RATE")
     overrides: Mapping[str, Any] = option({}, SETTINGS, "Any other hyper-parameter; may be repeated.", flag="--set")
-    init: Path | str | None = option(None, PLACE, "Run or file of weights to start from.")
+    init: Path | str | None = option(None, PLACE, "Run folder, checkpoint or weights to start from.")
     freeze: str = option("none", one_of(*FREEZES), "Layers that keep their weights.", same_run=True)
     precision: str = option("auto", one_of(*PRECISIONS), "Number format of the arithmetic.", same_run=True)
-    backend: str = option("auto", BACKEND, "Loader.", same_run=True)
-    num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode.")
+    backend: str = option("auto", BACKEND, "Loader backend.", same_run=True)
+    num_workers: int | Literal["auto"] = option("auto", WORKERS, "Workers that decode images.")
     pin_memory: bool | str = option("auto", on_off(auto="auto"), "Page-locked buffers; they matter with CUDA only.")
-    val_split: str = option("val", TEXT, "Split that is validated after each epoch.", metavar="NAME", same_run=True)
-    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; with dali only.")
+    val_split: str = option("val", TEXT, "Split to validate on after each epoch.", metavar="NAME", same_run=True)
+    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; for dali.")
     compile: bool | str = option(False, on_off(auto=False), "Use torch.compile; auto is off.")
     device: str = option("auto", DEVICE, "Where to compute.")
     seed: int = option(0, whole(0, 2**63 - 1), "Seed of weights, order and crops.", same_run=True)
     resume: bool = option(False, SWITCH, "Go on from the newest checkpoint of --run-dir.", again=False)
-    checkpoint_every: int | str | None = option("10m", INTERVAL, "How often within an epoch: 500, 90s, 10m, 1h.")
-    loader_settings: Path | str | None = option(None, PLACE, "bench-loader.json to take settings from.", again=False)
-    max_steps: int | None = option(None, whole(1), "Stop after so many steps in all.", again=False)
-    shuffle: str = option("auto", one_of(*SHUFFLES), "Order of the records; window for shards at a URL.", same_run=True)
+    checkpoint_every: int | str | None = option(
+        "10m", INTERVAL, "How often to write a checkpoint within an epoch: 500, 90s, 10m, 1h."
+    )
+    loader_settings: Path | str | None = option(
+        None, PLACE, "bench-loader.json to take loader settings from.", again=False
+    )
+    max_steps: int | None = option(None, whole(1), "Stop after N steps in all.", again=False)
+    shuffle: str = option(
+        "auto", one_of(*SHUFFLES), "Order of the records; auto: window for a URL, else full.", same_run=True
+    )
     cache: Path | str | None = field(default=None, metadata=CACHE)
     cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
-    records: Path | str | None = option(None, PLACE, "Train on the records of these numbers: a line each, or .npy.")
-    share: float | None = option(None, SHARE, "Train on this share of each class, such as 0.1.")
+    records: Path | str | None = option(
+        None, PLACE, "Train only on the records whose numbers FILE lists: a line each, or .npy."
+    )
+    share: float | None = option(None, SHARE, "Train only on this share of each class, such as 0.1.")
 
     def __post_init__(self) -> None:
         check_options(self)
         if self.hw_decoder_load is not None and self.backend != "dali":
             raise UsageError(
-                f"--hw-decoder-load is for --backend dali, and the backend asked for is {self.backend}: give that one"
+                f"--hw-decoder-load is for backend dali, and the backend is {self.backend}: add --backend dali"
             )
 
     @property
@@ -366,8 +374,8 @@ class BenchConfig:
     dataset: Path | str = field(metadata=DATASET)
     split: str = option("train", TEXT)
     backends: tuple[str, ...] | None = option(
-        None, several(one_of(*BACKENDS[1:]), one_of(*BACKENDS[1:]).expected, "A,B"),
-        "Loaders to measure; those that run here if not given.", flag="--backend",
+        None, several(one_of(*BACKENDS[1:]), f"some of {', '.join(BACKENDS[1:])}", "A,B"),
+        "Loader backends to measure; those that run here if not given.", flag="--backend",
     )  # fmt: skip
     num_workers: tuple[int, ...] | None = option(
         None, several(whole(0, MOST_WORKERS), f"whole numbers from 0 to {MOST_WORKERS}", "0,1,2"),
@@ -376,20 +384,22 @@ class BenchConfig:
     pin_memory: tuple[bool, ...] | None = option(
         None, several(on_off(auto=True), "on, off or auto", "on,off"), "Page-locked buffers; for CUDA only."
     )  # fmt: skip
-    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; with dali only.")
+    hw_decoder_load: float | None = option(None, UP_TO_1, "Share of a batch for a GPU's JPEG engines; for dali.")
     batch_sizes: tuple[int, ...] = option(
         (128,), several(whole(1), "whole numbers from 1 up", "N,M"), "Images a batch, or several.", flag="--batch-size"
     )  # fmt: skip
     image_size: int = option(224, whole(8), "Side of the crops, pixels.")
-    seconds: float = option(5.0, NUMBER_ABOVE_0, "Measuring time a setting.", metavar="S")
-    persistent_workers: bool = option(True, SWITCH, "Keep the workers of --baseline from epoch to epoch.")
-    model: str = option("alexnet", one_of(*MODELS, "none"), "Network whose demand is measured.")
-    baseline: Path | str | None = option(None, PLACE, "Measure ImageFolder + DataLoader on it too.", metavar="FOLDER")
-    timeout: float = option(120.0, NUMBER_ABOVE_0, "Give a setting up after so many silent seconds.", metavar="S")
+    seconds: float = option(5.0, NUMBER_ABOVE_0, "Seconds to measure each setting for.", metavar="S")
+    persistent_workers: bool = option(True, SWITCH, "Keep the workers of --baseline from one epoch to the next.")
+    model: str = option("alexnet", one_of(*MODELS, "none"), "Network whose training speed is measured too.")
+    baseline: Path | str | None = option(None, PLACE, "Measure ImageFolder with DataLoader too.", metavar="FOLDER")
+    timeout: float = option(
+        120.0, NUMBER_ABOVE_0, "Give up a setting that shows no progress for so many seconds.", metavar="S"
+    )
     device: str = option("auto", DEVICE, "Where to compute.")
     cache: Path | str | None = field(default=None, metadata=CACHE)
     cache_bytes: int = field(default=CACHE_BYTES, metadata=CACHE_LIMIT)
-    out: Path | str | None = option(None, PLACE, "Write .json, .md and .png here.", metavar="DIR")
+    out: Path | str | None = option(None, PLACE, "Write bench-loader.json, .md and .png here.", metavar="DIR")
     seed: int = option(0, whole(0))
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ def _size_lines(reader: ShardReader) -> list[str]:
     lines = [first]
     if len(sizes) > 1:
         lines.append(f"  longer side     pixels: {_spread(np.maximum(width, height))}")
-    lines.append(f"  an image       bytes: {_spread(reader.lengths)}")
+    lines.append(f"  an image        bytes: {_spread(reader.lengths)}")
     return lines
 
 

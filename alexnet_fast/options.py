@@ -131,14 +131,14 @@ def check_options(config: Any) -> None:
         value = getattr(config, entry.name)
         if value is None and (known.kind.none or default_of(entry) is None):
             continue
-        object.__setattr__(config, entry.name, read_value(name_of(entry), known.kind, value))
+        object.__setattr__(config, entry.name, read_value(entry.name, known.kind, value))
 
 
 def read_value(name: str, kind: Kind, value: Any, *, word: bool = False) -> Any:
     """`value` in the one form that values of `kind` have.
 
     Args:
-        name: of the option, for the error.
+        name: of the option, for the error: a caller of Python knows batch_size, the command line --batch-size.
         word: it comes from the command line.
 
     Raises:
@@ -163,9 +163,10 @@ def flag_of(entry: Field[Any]) -> str:
     return known.flag or "--" + entry.name.replace("_", "-")
 
 
-def name_of(entry: Field[Any]) -> str:
-    """What an error calls a value of the option."""
-    return flag_of(entry)[2:].replace("-", "_")  # of a list, the name of one of its values
+def shown_name(entry: Field[Any]) -> str:
+    """What the command line calls the option or the argument: --batch-size, DATASET."""
+    known: Option = entry.metadata["option"]
+    return known.metavar if known.argument else flag_of(entry)
 
 
 def command_words(config: Any) -> list[str]:
@@ -328,10 +329,10 @@ def size_words(size: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes in '1GiB', '64MiB', '500MB', '1048576'."""
+    """Bytes in '1GiB', '64MiB', '500MB', '1048576'; ValueError for what is no size."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*", text)
     if not match or not 0 < float(match[1]) < _MOST_BYTES:
-        raise UsageError(f"a size is a number with an optional unit, such as 1GiB or 500MB: got {text[:40]!r}")
+        raise ValueError
     power = " kmgt".index(match[2].lower() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 

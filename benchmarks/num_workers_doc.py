@@ -15,17 +15,17 @@ DATA = {
 }
 STARTS = {
     "none": {"en": "-", "zh": "-"},
-    "fork": {"en": "fork, every epoch", "zh": "fork，每个 epoch 重启"},
+    "fork": {"en": "fork, every epoch", "zh": "fork，每轮重启"},
     "fork-once": {"en": "fork, persistent", "zh": "fork，常驻"},
-    "spawn": {"en": "spawn, every epoch", "zh": "spawn，每个 epoch 重启"},
+    "spawn": {"en": "spawn, every epoch", "zh": "spawn，每轮重启"},
     "processes": {"en": "fork, persistent", "zh": "fork，常驻"},
     "threads": {"en": "threads", "zh": "线程"},
 }
 HEADINGS = {
     "en": ("data", "workers", "start", "first batch, s", "first epoch, s", "later epoch, s", "against 0 workers",
            "CPU s an epoch"),
-    "zh": ("数据", "worker 数", "启动方式", "首个 batch（秒）", "第一个 epoch（秒）", "之后的 epoch（秒）",
-           "相对 0 个 worker", "每个 epoch 的 CPU 秒"),
+    "zh": ("数据", "worker 数", "启动方式", "第一批（秒）", "第一轮（秒）", "之后各轮（秒）",
+           "相对 0 个 worker", "每轮的 CPU 秒"),
 }  # fmt: skip
 
 
@@ -76,9 +76,9 @@ def machine(result: dict[str, Any], rows: list[dict[str, Any]], language: str) -
     if language == "zh":
         how = f"{rounds} 轮的中位数，（最大-最小）/中位数一般为 {spread:.0%}" if rounds > 1 else "每种情况测一轮"
         return (
-            f"{e['machine']}，{e['usable_cores']} 个可用核心，{e['system'].split('-')[0]}，Python {v['python']}，"
+            f"{e['machine']}，{e['usable_cores']} 个可用的核，{e['system'].split('-')[0]}，Python {v['python']}，"
             f"torch {v['torch']}，torchvision {v['torchvision']}；{rows[0]['pictures']:,} 张图片，"
-            f"batch 大小 {e['batch_size']}；{how}。"
+            f"批大小 {e['batch_size']}；{how}。"
         )
     how = (
         f"medians of {rounds} rounds, (highest - lowest) / median {spread:.0%} in the median case"

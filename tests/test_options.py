@@ -99,7 +99,7 @@ def test_a_function_shows_the_options_that_it_takes(function, kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PackConfig(source="a", dataset="b", splits="train"), r"split must be names of .*, got 'train'"),
+        (lambda: PackConfig(source="a", dataset="b", splits="train"), r"splits must be names of .*, got 'train'"),
         (lambda: PackConfig(source="a", dataset="b", quality=101), r"quality must be a whole .* 1 to 100, got 101"),
         (lambda: PackConfig(source="a", dataset="b", classes=2.5), "classes must be a number of classes, or a file"),
         (lambda: PredictConfig(run="a", images="b.jpg"), "images must be paths or URLs of images, got 'b.jpg'"),
@@ -140,9 +140,9 @@ def test_lists_are_told_apart_by_commas_and_named_by_their_option():
     assert config.backends == ("dali", "torchvision") and config.num_workers == (0, 2)
     assert config.pin_memory == (True, False) and config.batch_sizes == (8,) and not config.persistent_workers
     assert [flag_of(entry) for entry, _ in options_of(BenchConfig) if entry.name == "batch_sizes"] == ["--batch-size"]
-    with pytest.raises(UsageError, match=r"backend must be one of dali, .*, got \('ffcv',\)"):
+    with pytest.raises(UsageError, match=r"backends must be some of dali, .*, got \('ffcv',\)"):
         BenchConfig(dataset="data", backends=("ffcv",))
-    with pytest.raises(UsageError, match="num_workers must be whole numbers from 0 to 1024, got '1,,2'"):
+    with pytest.raises(UsageError, match="--num-workers must be whole numbers from 0 to 1024, got '1,,2'"):
         config_of(BenchConfig, ["data", "--num-workers", "1,,2"])
 
 

@@ -134,7 +134,7 @@ def _say_lanes(f: Findings, row: Row) -> str:
         who = "1 worker"
     lead = f"Of the {e.usable_cores} usable cores {row.cores_busy or 0:.1f} are busy: {who} has one to itself"
     if most is row:
-        return f"{lead}. More workers, which were not swept, would use the others: give more --num-workers."
+        return f"{lead}. More workers would use the others, and were not swept: add a larger number to --num-workers."
     return f"{lead}. {workers(most.workers).capitalize()} use {most.cores_busy or 0:.1f} of them and read no faster."
 
 
@@ -186,7 +186,7 @@ def _say_main_process(measured: Measured, row: Row) -> Claim | None:
         return None
     rows = [other for other in loader_rows(measured) if other.backend == "torchvision"]
     return Claim(
-        f"It is hand-over-bound: copying batches to the device and finishing them there takes {milliseconds(ms)} ms a "
+        f"It is hand-over-bound: copying batches to the device and finishing them there takes {milliseconds(ms)} ms an "
         f"image, which alone allows {number(1000 / ms)} images/s with any number of workers.",
         tuple((other, 1000 / ms) for other in rows),
     )
@@ -198,9 +198,9 @@ def say_processes(f: Findings) -> str | None:
     if other is None or not other.ok or other.rate < LOCK * f.best.rate * (1 + tolerance(other, f.best) / 2):
         return None
     return (
-        f"Python's lock (the GIL) is in the way of threads: as processes {workers(other.workers)} read "
-        f"{number(other.rate)} images/s for {number(f.best.rate)}; from Python, "
-        'open_loader(..., options={"workers": "process"}) takes them.'
+        f"Python's lock (the GIL) is in the way of threads: {workers(other.workers)} read "
+        f"{number(other.rate)} images/s as processes and {number(f.best.rate)} as threads. From Python, "
+        'open_loader(..., options={"workers": "process"}) takes processes.'
     )
 
 

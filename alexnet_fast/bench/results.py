@@ -347,7 +347,7 @@ class BenchReport:
         if self.out is not None:
             lines.append(f"Written: {self.out / 'bench-loader.json'}, .md and .png")
             if self.recommendation is not None:
-                lines.append(f"Use it: alexnet-fast train ... --loader-settings {self.out / 'bench-loader.json'}")
+                lines.append(f"Use it: alexnet-fast train DATASET --loader-settings {self.out / 'bench-loader.json'}")
         return "\n".join(lines)
 
 
@@ -381,10 +381,12 @@ def read_report(path: Path | str) -> BenchReport:
         )
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}): run `alexnet-fast bench-loader --out DIR`"
+            f"{path} cannot be read ({error.strerror}): run `alexnet-fast bench-loader DATASET --out DIR`"
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} is not what `alexnet-fast bench-loader --out DIR` writes: run it again") from None
+        raise UsageError(
+            f"{path} is not what `alexnet-fast bench-loader DATASET --out DIR` writes: run it again"
+        ) from None
 
 
 def _build(kind: type[Any], values: Mapping[str, Any]) -> Any:

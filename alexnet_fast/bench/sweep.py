@@ -277,13 +277,13 @@ class _Session:
                 )
             except ChildError as error:
                 raise WorkerError(
-                    f"the process that looks at this machine did not come to its end ({error.how}): start it again"
+                    f"the process that measures this machine ended too early ({error.how}): run the same command again"
                 ) from None
             except AlexNetFastError:
                 raise  # what the probe cannot do no setting can: a device that is not there, a damaged data set
             except Exception as error:
                 raise WorkerError(
-                    f"the process that looks at this machine failed ({type(error).__name__}: {error}): "
+                    f"the process that measures this machine failed ({type(error).__name__}: {error}): "
                     "`alexnet-fast doctor` may say why"
                 ) from error
         if self._fetch is not None:

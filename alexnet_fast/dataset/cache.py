@@ -89,7 +89,8 @@ class ShardCache:
         largest = max((shard.data_bytes for shard in self.shards), default=0)
         if limit < 2 * largest:
             raise UsageError(
-                f"cache_bytes is {limit:,} and two shards of {url} take {2 * largest:,}: give at least that"
+                f"the cache may hold {limit:,} bytes, and two shards of {url} have {2 * largest:,}: "
+                "set cache_bytes (--cache-bytes) to that or more"
             )
         self.fetched_bytes = self.arrived_bytes = 0
         self._begun = time.perf_counter()
@@ -171,7 +172,7 @@ class ShardCache:
                 elif time.perf_counter() - moved > _FULL_SECONDS:
                     raise StorageError(
                         f"{self.folder} holds {self.limit:,} bytes of shards that programs are reading, and "
-                        f"{self.shards[shard].path} has no room: raise cache_bytes"
+                        f"{self.shards[shard].path} has no room: raise cache_bytes (--cache-bytes)"
                     )
 
     def _tell(self, shard: int) -> None:

@@ -40,9 +40,12 @@ def demo(
         A summary that says where to look.
 
     Raises:
-        UsageError: `out` holds something else.
+        UsageError: `out` holds something else, or the device is not here.
     """
+    from ..system import choose_device
+
     begin = time.perf_counter()
+    choose_device(device)  # refused before the work
     folder = _empty_folder(Path(out))
     images, data, bench, run = (folder / name for name in ("images", "data", "bench", "run"))
     steps = _Steps(folder)

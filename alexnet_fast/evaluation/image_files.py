@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..errors import DamagedDataError, MissingDependencyError, UsageError
 from ..images import as_eight_bits
 from ..options import is_url
-from ..sources import list_images
+from ..sources import list_images, why_not_fetched
 from ..words import counted
 
 Pixels = npt.NDArray[np.uint8]
@@ -109,9 +109,11 @@ def read_image_file(image: Path | str) -> ImagePixels:
             raise DamagedDataError(
                 f"is a damaged {kind}: copy or download it again"
                 if kind
-                else "is no image in a format that Pillow reads"
+                else "is no image in a format that Pillow reads: save it as a PNG or JPEG"
             ) from None
-        raise DamagedDataError(f"cannot be decoded ({reason[:200]})") from None
+        if "truncated" in reason.lower():
+            raise DamagedDataError("is cut short: copy or download it again") from None
+        raise DamagedDataError(f"cannot be decoded ({reason[:200]}): copy or download it again") from None
 
 
 def _read(path: Path) -> bytes:
@@ -137,11 +139,8 @@ def _fetch(url: str) -> bytes:
             data: bytes = file.read(_LARGEST_FILE + 1)
     except ImportError as error:
         raise MissingDependencyError(f"{url} needs a package that is not installed: {error}") from None
-    except FileNotFoundError:
-        raise DamagedDataError("cannot be fetched (there is nothing at that address)") from None
     except Exception as error:  # each protocol's client raises what it likes
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedDataError(f"cannot be fetched ({type(error).__name__}: {reason})") from None
+        raise DamagedDataError(why_not_fetched(error)) from None
     if len(data) > _LARGEST_FILE:
         raise DamagedDataError(f"has more than {_LARGEST_FILE:,} bytes: give a smaller copy")
     return data
@@ -175,7 +174,7 @@ def _not_an_image(data: bytes, suffix: str) -> str:
     head = data[:1024]
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if not data:
-        return "is empty"
+        return "is empty: copy or download it again"
     if not data.strip(b"\0"):
         return "holds nothing but zeros: copy or download it again"
     found = next((words for magic, words in _MAGIC if head.startswith(magic)), "")
@@ -197,11 +196,11 @@ def _not_an_image(data: bytes, suffix: str) -> str:
 def _text_words(head: bytes) -> str:
     words = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if words.startswith((b"<!doctype html", b"<html")):
-        return "is a web page, not an image: what was downloaded is perhaps the message of an error"
+        return "is a web page, perhaps an error page, and not an image: download the image again"
     if words.startswith((b"<svg", b"<?xml", b"<!doctype svg")) and (b"<svg" in words or b"doctype svg" in words):
         return "is SVG, a drawing without pixels: save it as a PNG first (the package cairosvg draws such files)"
     if words.startswith((b"{", b"[", b"<?xml", b"<error")):
-        return "is text, not an image: what was downloaded is perhaps the message of an error"
+        return "is text, perhaps a server's error, and not an image: download the image again"
     return ""
 
 
@@ -231,7 +230,7 @@ def _decode(data: bytes) -> ImagePixels:
                 raise DamagedDataError("is PostScript: save it as a PNG first (with Ghostscript)")
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format != "MPO":  # a camera's second picture is its preview, or the other eye's
-                notes.append(f"the first of {frames:,} frames")
+                notes.append(f"the first of its {frames:,} frames")
             opened.load()
             turn = _turn(opened)
             if opened.mode.startswith("I") or opened.mode == "F":
@@ -241,7 +240,7 @@ def _decode(data: bytes) -> ImagePixels:
                 image = image.transpose(turn)
             pixels = np.array(image.convert("RGB"))
     if not pixels.size:
-        raise DamagedDataError("holds no pixel")
+        raise DamagedDataError("holds no pixel: copy or download it again")
     return ImagePixels(pixels, "; ".join(filter(None, notes)))
 
 

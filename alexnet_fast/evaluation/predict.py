@@ -19,6 +19,7 @@ from ..commands import PredictConfig
 from ..errors import AlexNetFastError, DamagedDataError, UsageError
 from ..options import takes_options
 from ..system import check_writable
+from ..words import counted
 from .image_files import find_images, read_image_file
 
 if TYPE_CHECKING:
@@ -229,8 +230,8 @@ def _predict(asked: PredictConfig) -> PredictResult:
                 predictions.append(Prediction(path=path, guesses=tuple(guesses), note=note))
     if not predictions:
         path, reason = unreadable[0]
-        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise DamagedDataError(f"{_shown(path)} {reason}{more}: give images in a format that Pillow reads")
+        more = f"; {counted(len(unreadable) - 1, 'other image')} cannot be read either" if len(unreadable) > 1 else ""
+        raise DamagedDataError(f"{_shown(path)} {reason}{more}")
     return PredictResult(
         description=loaded.description, predictions=tuple(predictions), unreadable=tuple(unreadable),
         passed_over=tuple(passed_over), features=torch.cat(vectors).numpy() if asked.features else None,

@@ -46,7 +46,7 @@ class SharedMemory:
         except OSError as error:
             raise WorkerError(
                 f"{size / 2**20:.0f} MiB of shared memory for batches cannot be had ({error.strerror or error}): "
-                "lower the batch size, prefetch less, or use worker threads"
+                "use a smaller batch"
             ) from None
         self._descriptor = descriptor
         self._closer = weakref.finalize(self, os.close, descriptor)
@@ -82,7 +82,7 @@ class Layout:
         if free is not None and self.total_bytes > 0.8 * free:
             raise UsageError(
                 f"{self.count} batches of {self.batch_size} images need {self.total_bytes / 2**30:.1f} GiB of memory "
-                f"and {free / 2**30:.1f} GiB are free: lower the batch size or prefetch less"
+                f"and {free / 2**30:.1f} GiB are free: use a smaller batch"
             )
 
     def tensor(self, memory: ByteArray) -> torch.Tensor:

@@ -13,6 +13,7 @@ from ..dataset import ShardReader
 from ..errors import AlexNetFastError, UsageError, WorkerError
 from ..images import CropPlan, Flips, draw_crops, draw_flips, finish_batch, plan_eval, plan_train
 from ..system import to_device, worker_count
+from ..words import counted
 from .base import Loader, view_epochs
 from .batch_buffers import BatchBuffers, Layout
 from .image_sources import CropRequest, ImageSource, TransformedSource, join_requests
@@ -109,7 +110,7 @@ class HostLoader(Loader):
         self._transforms = config.image_transform is not None
         if config.image_transform is not None:
             made = self._add_transform(ImageTransform(config.image_transform, config.image_size), workers, made)
-        how = f"{self.num_workers} worker {self.workers}{'es' if self.workers == 'process' else 's'}"
+        how = counted(self.num_workers, f"worker {self.workers}")
         self.workers_text = how if self.num_workers else "no workers"
         self._pin = device.type == "cuda" and bool(config.pin_memory)
         self._layout = Layout(

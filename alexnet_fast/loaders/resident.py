@@ -234,13 +234,13 @@ def _check_room(config: LoaderConfig, reader: ShardReader, device: torch.device)
     if size is None:
         raise UsageError(
             f"backend resident needs images of one size and {config.dataset} {config.split} has several: "
-            "use --backend torchvision or dali"
+            "use backend torchvision or dali"
         )
     needed, free = resident_bytes(reader, size), free_memory(device)
     if free is not None and needed > MEMORY_SHARE * free:
         raise UsageError(
             f"backend resident needs {needed / 2**30:.2f} GiB for {counted(len(reader), 'image')} and may take "
-            f"{MEMORY_SHARE:.0%} of the {free / 2**30:.2f} GiB free on {device}: use --backend torchvision"
+            f"{MEMORY_SHARE:.0%} of the {free / 2**30:.2f} GiB free on {device}: use backend torchvision"
         )
     about = (
         f"resident: {counted(len(reader), 'image')} of {size[1]}x{size[0]} decoded once into "

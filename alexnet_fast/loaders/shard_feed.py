@@ -54,8 +54,8 @@ class ShardFeed:
         most = int(np.cumsum(change).max(initial=0))
         if most > self._cache.limit:
             raise UsageError(
-                f"cache_bytes is {self._cache.limit:,}, and an epoch in this order needs shards of {most:,} bytes at a "
-                "time: raise it, or pack smaller shards"
+                f"the cache may hold {self._cache.limit:,} bytes, and an epoch in this order needs shards of {most:,} "
+                "bytes at a time: raise cache_bytes (--cache-bytes), or pack smaller shards"
             )
 
     def _in_order(self, records: Int64Array) -> list[int]:

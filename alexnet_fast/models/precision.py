@@ -75,7 +75,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if device.type == "cuda":
         native_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
         if name == "bf16" and not native_bf16:
-            raise UsageError("this GPU has no bf16 arithmetic: use --precision fp16 or auto")
+            raise UsageError("this GPU has no bf16 arithmetic: use precision fp16 or auto")
         _allow_tf32()
         torch.backends.cudnn.benchmark = True  # the same few shapes at every step: let cuDNN try its algorithms once
         if name == "auto":
@@ -83,10 +83,10 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         return Precision(name, "cuda", f"{torch.cuda.get_device_name(device)}, float32 weights")
     if device.type == "mps":
         if name in ("bf16", "fp16"):
-            raise UsageError(f"training on mps runs in fp32 here: use --precision fp32 or auto, not {name}")
+            raise UsageError(f"training on mps runs in fp32 here: use precision fp32 or auto, not {name}")
         return Precision("fp32", "mps", "Apple GPU")
     if name == "fp16":
-        raise UsageError("CPUs do not train in fp16: use --precision bf16, fp32 or auto")
+        raise UsageError("CPUs do not train in fp16: use precision bf16, fp32 or auto")
     flags = cpu_bf16_instructions()
     if name == "auto":
         name = "bf16" if flags else "fp32"

@@ -25,7 +25,7 @@ def write_shards_on_ray(jobs: Sequence[ShardJob], cpus: int | None, report: Prog
         import ray
     except ImportError:
         raise MissingDependencyError(
-            "--engine ray needs Ray: install it with `pip install alexnet-fast[ray]`"
+            "--engine ray needs Ray: install it with `pip install 'alexnet-fast[ray]'`"
         ) from None
     if not ray.is_initialized():
         _connect(ray, cpus)

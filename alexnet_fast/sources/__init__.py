@@ -21,7 +21,7 @@ from .listing import Listing
 from .names import is_hidden
 from .opening import Request, open_file, open_folder, split_of_path
 from .reading import FileReader
-from .remote import fetch
+from .remote import fetch, why_not_fetched
 from .selection import select_classes
 from .splits import parse_wanted
 from .staging import Staging
@@ -37,6 +37,7 @@ __all__ = [
     "list_images",
     "open_source",
     "select_classes",
+    "why_not_fetched",
 ]
 
 

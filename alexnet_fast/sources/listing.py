@@ -179,7 +179,7 @@ class Listing:
                 f"not images by name ({ending_of(name)})"
             )  # fmt: skip
             account.leave_out(reason, name)
-        account.leave_out_all("archives within (unpack them, or give one as SOURCE)", self.archives)
-        account.leave_out_all("parquet files beside images (give one as SOURCE)", self.parquets)
+        account.leave_out_all("archives inside, to be unpacked first", self.archives)
+        account.leave_out_all("parquet files beside images, not read with them", self.parquets)
         self.texts, self.archives, self.parquets = {}, [], []
         return account

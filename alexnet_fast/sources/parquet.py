@@ -146,7 +146,7 @@ def _open(path: Path) -> Any:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingDependencyError(
-            "parquet files need pyarrow: install it with `pip install alexnet-fast[parquet]`"
+            "parquet files need pyarrow: install it with `pip install 'alexnet-fast[parquet]'`"
         ) from None
     what = describe_file(path)
     if what is not None:

@@ -32,7 +32,7 @@ def fetch(url: str, staging: Staging) -> Path:
         import fsspec
     except ImportError:
         raise MissingDependencyError(
-            "a URL as SOURCE needs fsspec: install it with `pip install alexnet-fast[remote]`"
+            "a URL as SOURCE needs fsspec: install it with `pip install 'alexnet-fast[remote]'`"
         ) from None
     try:
         system, path = fsspec.core.url_to_fs(url)
@@ -46,7 +46,7 @@ def fetch(url: str, staging: Staging) -> Path:
     except Exception as error:  # each protocol's client raises what it likes
         if isinstance(error, OSError) and error.errno in _DISK:
             raise
-        raise UsageError(_why(url, error)) from None
+        raise UsageError(f"{url} {why_not_fetched(error)}") from None
 
 
 def _is_file(system: Any, path: str, url: str) -> bool:
@@ -60,8 +60,8 @@ def _is_file(system: Any, path: str, url: str) -> bool:
     return bool(system.isfile(path))
 
 
-def _why(url: str, error: BaseException) -> str:
-    """Why a URL could not be fetched, by the first error of its chain that tells."""
+def why_not_fetched(error: BaseException) -> str:
+    """Why a URL could not be fetched, by the first error of its chain that tells; the words behind the URL."""
     chain: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in chain:
@@ -70,22 +70,20 @@ def _why(url: str, error: BaseException) -> str:
     for one in chain:
         status = getattr(one, "status", None)
         if isinstance(status, int) and status >= 400:
-            return f"{url} {_STATUS.get(status) or f'cannot be fetched: the server answers {status}'}"
+            return _STATUS.get(status) or f"cannot be fetched: the server answers {status}"
     for one in chain:
         kind, text = type(one).__name__, " ".join(str(one).split())
         if "SSL" in kind or "Certificate" in kind:
-            return f"{url} cannot be fetched: the server's TLS certificate is not accepted ({text[:160]})"
+            return f"cannot be fetched: the server's TLS certificate is not accepted ({text[:160]})"
         if kind == "gaierror" or "DNS" in kind:
-            return f"{url} cannot be fetched: its host is not known; check the address and the network"
+            return "cannot be fetched: its host is not known; check the address and the network"
         if isinstance(one, ConnectionRefusedError) or getattr(one, "errno", None) == errno.ECONNREFUSED:
-            return (
-                f"{url} cannot be fetched: the host refuses the connection; check the port, or whether the server runs"
-            )
+            return "cannot be fetched: the host refuses the connection; check the port, or whether the server runs"
         if isinstance(one, TimeoutError):
-            return f"{url} cannot be fetched: the server does not answer; try again"
+            return "cannot be fetched: the server does not answer; try again"
     if isinstance(error, FileNotFoundError):
-        return f"there is nothing at {url}"
-    return f"{url} cannot be fetched ({type(error).__name__}: {' '.join(str(error).split())[:200]}): try again"
+        return "is not there: there is nothing at that address"
+    return f"cannot be fetched ({type(error).__name__}: {' '.join(str(error).split())[:200]}): try again"
 
 
 def _fetch_folder(system: Any, path: str, url: str, staging: Staging) -> Path:

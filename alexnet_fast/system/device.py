@@ -38,14 +38,14 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UsageError(f"device must be one of {', '.join(DEVICES)} or cuda:N, got {name!r}")
     if kind == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here: use --device auto or cpu")
+            raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here: use device auto or cpu")
         if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
             raise UsageError(
                 f"device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, numbered from 0"
             )
         return torch.device("cuda", int(number) if number else torch.cuda.current_device())
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("device mps was asked for, but torch finds none here: use --device auto or cpu")
+        raise UsageError("device mps was asked for, but torch finds none here: use device auto or cpu")
     return torch.device(kind)
 
 

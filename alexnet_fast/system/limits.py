@@ -81,7 +81,7 @@ def _say_memory() -> str:
             f"memory is limited to {_gib(granted)} here (the limit of the container or job), and that is too little: "
             "raise it, or use a smaller batch or fewer workers"
         )
-    return "there is not enough memory: use a smaller batch, or fewer workers"
+    return "there is not enough memory: end other programs, or use a smaller batch or fewer workers"
 
 
 def _say_processes() -> str:

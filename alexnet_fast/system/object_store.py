@@ -23,7 +23,7 @@ _OBSTORE = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 STALLED_SECONDS = 60.0
 _SENDING = timedelta(minutes=5)  # for 5 MiB: 17 kB/s
 _CHUNK = 256 << 10
-_INSTALL = "install it with `pip install alexnet-fast[remote]`"
+_INSTALL = "install it with `pip install 'alexnet-fast[remote]'`"
 
 
 class ObjectStore(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..dataset import ClassInfo
+from ..dataset import MANIFEST, ClassInfo
 from ..errors import AlexNetFastError, DamagedDataError, UsageError
 from ..models import AlexNet, create_model
 from ..system import sync_folder
@@ -162,7 +163,10 @@ def load_run(run: Path | str) -> LoadedRun:
     if path.is_dir():
         path = next((path / name for name in (BEST, LAST, PREVIOUS) if (path / name).is_file()), path)
         if path.is_dir():
-            raise UsageError(f"{path} holds no checkpoint (best.pt or last.pt): train into it first")
+            raise UsageError(f"{path} holds no checkpoint (best.pt or last.pt): {_instead_of(path)}")
+    elif re.match(r"[a-z][a-z0-9+.-]+:[/\\]", str(path)):  # a path has one slash where the URL had two
+        url = str(path).replace(":/", "://", 1)
+        raise UsageError(f"{url} is a URL, and weights are read from a disk: download the file, and give that")
     elif not path.exists():
         raise UsageError(f"there is no run {path}: give a folder that `alexnet-fast train` wrote, or a checkpoint file")
     content = _load(path)
@@ -196,3 +200,11 @@ def load_run(run: Path | str) -> LoadedRun:
         step=step,
         metrics=rows[-1] if rows else {},
     )
+
+
+def _instead_of(folder: Path) -> str:
+    """What to give in place of a folder without checkpoints."""
+    if (folder / MANIFEST).is_file():
+        return "it is a packed data set; give the run folder that `alexnet-fast train` wrote"
+    weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".tar"))
+    return f"give one of its files, such as {weights[0]}" if weights else "train into it first"

@@ -49,6 +49,12 @@ def over_chance(hits: int, trials: int, chance: float, level: float = 1e-3) -> b
     return tail < level
 
 
+def beats_guessing(top1: float, labels: npt.NDArray[np.integer]) -> bool:
+    """Whether a share of right answers on these labels is certainly more than always giving the largest class."""
+    chance = float(np.bincount(labels).max() / len(labels))
+    return over_chance(round(top1 * len(labels)), len(labels), chance)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Findings:
     """What was measured on a run that stands still.

@@ -90,8 +90,8 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing and not dist.is_initialized():
         raise UsageError(
-            f"RANK and WORLD_SIZE are set in the environment and {' and '.join(missing)} not: start the processes with "
-            "torchrun, which sets them all, or unset RANK and WORLD_SIZE to train alone"
+            f"RANK and WORLD_SIZE are set in the environment, but not {' and '.join(missing)}: start the processes "
+            "with torchrun, which sets them all, or unset RANK and WORLD_SIZE to train alone"
         )
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = choose_device(device)

@@ -94,11 +94,11 @@ def plan_run(config: TrainConfig, info: DatasetInfo, ranks: Ranks, stored: Mappi
     if recipe.batch_size % ranks.world_size:
         raise UsageError(
             f"a batch of {recipe.batch_size} does not divide over {ranks.world_size} processes: "
-            f"use a --batch-size that {ranks.world_size} divides"
+            f"use a --batch-size that is a multiple of {ranks.world_size}"
         )
     per_rank = recipe.batch_size // ranks.world_size
     if per_rank == 1 and config.model == "alexnet-bn":
-        raise UsageError("alexnet-bn normalises over the batch, so it needs two images or more: use --batch-size 2 up")
+        raise UsageError("alexnet-bn normalises over the batch, so it needs two images: use --batch-size 2 or more")
     asked = {"precision": config.precision, "backend": config.backend, "shuffle": config.shuffle}
     if stored is not None:
         asked = {name: stored.get(name, value) if value == "auto" else value for name, value in asked.items()}

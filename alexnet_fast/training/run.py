@@ -217,7 +217,7 @@ def _check_dataset(config: TrainConfig, info: DatasetInfo) -> None:
     if "train" not in info.splits:
         raise UsageError(
             f"{config.dataset} has no train split (it has: {', '.join(info.splits) or 'none'}): "
-            "pack a source that has one, or name it with `pack --split train`"
+            "pack a source that has one, or name it with `pack --split train=FOLDER`"
         )
     if not info.splits["train"].labelled:
         raise UsageError(f"the train split of {config.dataset} has no labels, so there is nothing to learn from it")

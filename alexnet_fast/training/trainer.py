@@ -26,7 +26,7 @@ from ..plots import best_row, plot_curves
 from ..system import CoreWatch, NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
-from .diagnosis import PROBE_IMAGES, Watch
+from .diagnosis import PROBE_IMAGES, Watch, beats_guessing
 from .distributed import Ranks
 from .fit import fit_verdict
 from .initial import freeze_features, take_weights
@@ -203,11 +203,14 @@ class Trainer:
             return None
         watch, steps = self._watch, self.step.done
         still = watch.look(steps, lambda: self._probe("train"))
-        if still is None and row is not None and row["val_top1"] is not None and steps >= self.plan.total_steps:
+        if row is not None and row["val_top1"] is not None:
             split = self.plan.config.val_split
-            still = watch.look_at_validation(
-                steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
-            )
+            if still is not None and beats_guessing(row["val_top1"], self._labels(split)):
+                still = None  # a short run's mean over its first steps is at chance when its last weights no longer are
+            elif still is None and steps >= self.plan.total_steps:
+                still = watch.look_at_validation(
+                    steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
+                )
         if row is None:
             self._tell_standstill(still)
         return still

@@ -27,7 +27,7 @@ _IMAGE_SIZE = 224  # what the weights of others were made for
 # Where trainers keep the weights in what they save, a running mean before the weights themselves.
 _KEYS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model",
-    "net", "network", "weights", "params", "module",
+    "net", "network", "weights", "params", "module", "state",
 )  # fmt: skip
 # What wraps a network leaves in the names: DataParallel, torch.compile.
 _WRAPPERS = {"module", "_orig_mod"}
@@ -92,12 +92,14 @@ def read_file(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises half a dozen kinds for a file that is cut or is something else
         raise DamagedDataError(
-            f"{path} is damaged or is not a checkpoint ({type(error).__name__}): use another checkpoint of the run"
+            f"{path} is damaged or is not a checkpoint ({type(error).__name__}): copy it again, or use another one"
         ) from None
     if isinstance(content, _StandIn):
         raise UsageError(_whole_model(path, content))
     if not isinstance(content, Mapping):
-        raise UsageError(f"{path} holds a {type(content).__name__} where a checkpoint is a dict: use another file")
+        raise UsageError(
+            f"{path} holds a {type(content).__name__} where weights have names: save a state_dict, and give that file"
+        )
     return dict(content)
 
 
@@ -123,7 +125,7 @@ def read_weights(path: Path, content: Mapping[str, Any]) -> Weights:
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     bad = next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
     if bad is not None:
-        raise DamagedDataError(f"{path}: {bad} holds values that are no numbers: use another checkpoint of that run")
+        raise DamagedDataError(f"{path}: {bad} holds values that are no numbers: use another checkpoint")
     notes = [f"its {where}"] if where else []
     if left_out:
         notes.append(f"without {_some(left_out)}")
@@ -217,12 +219,12 @@ def _check_sums(path: Path) -> None:
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a numpy file: load it in the program that it is from, and save the weights with torch.save"),
     (b"\x89HDF", "an HDF5 file, as Keras and TensorFlow write: convert its weights to PyTorch's first"),
-    (b"GGUF", "a GGUF file, which holds a language model"),
+    (b"GGUF", "a GGUF file, which holds a language model: give an AlexNet's weights"),
     (b"\x1f\x8b", "a gzip file: unpack it first"),
-    (b"%PDF", "a PDF"),
+    (b"%PDF", "a PDF: give an AlexNet's weights"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the weights: fetch them with `git lfs pull`"),
-    (b"<!DOCTYPE", "a web page: what was downloaded is perhaps the message of an error"),
-    (b"<html", "a web page: what was downloaded is perhaps the message of an error"),
+    (b"<!doctype", "a web page, perhaps an error page: download the weights again"),
+    (b"<html", "a web page, perhaps an error page: download the weights again"),
 )
 _FOREIGN = {".caffemodel", ".tflite", ".mlmodel", ".engine", ".pb", ".h5", ".keras", ".mat"}
 
@@ -236,7 +238,8 @@ def _refuse_other_kinds(path: Path) -> None:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     if not head:
         raise DamagedDataError(f"{path} is empty: copy or download it again")
-    kind = next((words for magic, words in _OTHERS if head.startswith(magic)), "")
+    page = head.lstrip().lower()
+    kind = next((words for magic, words in _OTHERS if head.startswith(magic) or page.startswith(magic)), "")
     suffix = path.suffix.lower()
     if not kind and head[257:262] == b"ustar":
         kind = "a tar archive: unpack it first"
@@ -353,8 +356,8 @@ def _from_shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> Weights:
             best = fitting, name, model
     if best is None:
         raise UsageError(
-            f"{path} holds the weights of another network than an AlexNet ({_some(list(tensors))}): "
-            "give a run folder, or an AlexNet's weights"
+            f"{path} does not hold the weights of a whole AlexNet (it holds {_some(list(tensors))}): "
+            "give a run folder, or all the weights of an AlexNet"
         )
     _, name, model = best
     if _is_small(model, tensors):
@@ -363,8 +366,8 @@ def _from_shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> Weights:
             "folder, or a .safetensors file that `alexnet-fast export` makes of it, which does"
         )
     raise UsageError(
-        f"{path} does not fit any AlexNet here; {name} comes nearest, but {_misfits(model, tensors)}: "
-        "give the weights whole, or a run folder"
+        f"{path} fits no AlexNet here; {name} comes nearest, but {_misfits(model, tensors)}: "
+        "give all of its weights and no others, or a run folder"
     )
 
 
@@ -396,7 +399,7 @@ def _is_small(model: AlexNet, tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _misfits(model: AlexNet, tensors: Mapping[str, torch.Tensor]) -> str:
-    """What of the tensors does not fit the network, in words; '' where all do."""
+    """What of the tensors does not fit the network, in words about the file; '' where all do."""
     expected = model.state_dict()
     missing = [k for k in expected if k not in tensors]
     unknown = [k for k in tensors if k not in expected]
@@ -407,7 +410,7 @@ def _misfits(model: AlexNet, tensors: Mapping[str, torch.Tensor]) -> str:
     ]
     parts = [
         f"{words} {_some(names)}"
-        for words, names in (("lacks", missing), ("has no place for", unknown), ("differs in the shape of", other))
+        for words, names in (("lacks", missing), ("has besides", unknown), ("differs in the shape of", other))
         if names
     ]
     return "it " + " and ".join(parts) if parts else ""

@@ -326,10 +326,10 @@ def test_a_repeat_that_read_from_the_disk_gives_way_to_one_that_did_not(tiny: Pa
     [
         (["no-such-folder"], "not a packed data set"),
         (["TINY", "--baseline", "no-such-folder"], "--baseline takes a folder of class folders"),
-        (["TINY", "--backend", "magic"], "backend must be one of"),
-        (["TINY", "--seconds", "0"], "seconds must be a positive number"),
+        (["TINY", "--backend", "magic"], "--backend must be some of"),
+        (["TINY", "--seconds", "0"], "--seconds must be a positive number"),
         (["TINY", "--batch-size", "97,128"], "a batch of 97 is more than the 96 images of split 'train'"),
-        (["TINY", "--num-workers", "two"], "num_workers must be whole numbers"),
+        (["TINY", "--num-workers", "two"], "--num-workers must be whole numbers"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(tiny: Path, arguments: list[str], message: str) -> None:

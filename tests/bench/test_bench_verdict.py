@@ -310,7 +310,7 @@ def test_a_cold_disk_that_is_quicker_than_the_work() -> None:
 def test_one_busy_thread_is_no_idle_machine() -> None:
     alone = said(measured(row(0, 500, busy=1.0)))
     assert "Of the 2 usable cores 1.0 are busy: the thread that reads, with no workers, has one to itself." in alone
-    assert "More workers, which were not swept, would use the others" in alone
+    assert "More workers would use the others, and were not swept: add a larger number to --num-workers" in alone
     no_help = said(measured(row(0, 500, busy=1.0), row(2, 480, busy=1.1)))
     assert "2 workers use 1.1 of them and read no faster" in no_help
     assert "cores are not the limit" not in alone + no_help
@@ -402,7 +402,7 @@ def test_the_lock_is_named_from_a_measured_row_or_not_at_all() -> None:
     m = measured(*threads, read=0.001, decode=0.05, augment=0.02, device_augment=0.01)
     assert "GIL" not in said(m)
     text = said(replace(m, processes=row(2, 17_000, busy=1.9, worker_kind="process")))
-    assert "the GIL) is in the way of threads: as processes 2 workers read 17,000 images/s for 9,500" in text
+    assert "the GIL) is in the way of threads: 2 workers read 17,000 images/s as processes and 9,500 as threads" in text
     assert "GIL" not in said(replace(m, processes=row(2, 9900, busy=1.9, worker_kind="process")))
     assert "GIL" not in said(replace(m, processes=row(2, 17_000, status="hung: nothing happened for 120 s")))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -94,6 +95,21 @@ def test_both_readmes_show_the_same_runs_and_images():
         shown.append([*runs, *re.findall(r"!\[[^\]]+\]\((docs/[^)]+)\)", text)])
     assert len(shown[0]) > 5
     assert shown[0] == shown[1]
+
+
+CHINESE = [*ROOT.glob("README.zh-CN.md"), *(ROOT / "docs").glob("*.zh-CN.md"), *ROOT.glob("examples/*.zh-CN.ipynb")]
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=ids(CHINESE))
+def test_chinese_takes_full_width_punctuation(page):
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    prose = [line for line in text.splitlines() if not line.startswith("    ")]  # else it is code, or what a run says
+    bare = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "X", "\n".join(prose)))
+    wrong = re.findall(r"[\u4e00-\u9fff][,;:?!()]+.{0,9}|.{0,9}[,;:?!()]+[\u4e00-\u9fff]", bare)
+    assert not wrong
 
 
 def test_the_changelog_has_the_version():

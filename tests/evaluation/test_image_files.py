@@ -117,7 +117,7 @@ def iso(brand):
         ("._a.jpg", b"\0\5\x16\7\0\2\0\0Mac OS X", "macOS"),
         ("a.zip", b"PK\3\4" + bytes(99), "a zip archive"),
         ("cut.png", b"\x89PNG\r\n\x1a\n" + bytes(9), "a damaged PNG"),
-        ("cut.jpg", encode(UPRIGHT)[:400], "cannot be decoded"),
+        ("cut.jpg", encode(UPRIGHT)[:400], "is cut short"),
         ("words.jpg", b"no image", "no image in a format that Pillow reads"),
     ],
 )
@@ -132,7 +132,7 @@ def test_of_several_frames_the_first_is_taken_and_said(tmp_path):
     first, second = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     image = read_image_file(tmp_path / "a.tif")
-    assert (image.pixels == (255, 0, 0)).all() and image.note == "the first of 2 frames"
+    assert (image.pixels == (255, 0, 0)).all() and image.note == "the first of its 2 frames"
 
 
 def test_hidden_files_are_passed_over_and_other_files_are_counted(tmp_path):

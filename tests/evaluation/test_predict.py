@@ -95,7 +95,7 @@ def test_a_broken_image_among_others_is_named_and_the_others_are_predicted(train
     result = predict(trained, [broken, images / "a.jpg"], device="cpu")
     assert [p.path.name for p in result.predictions] == ["a.jpg"]
     assert [path.name for path, _ in result.unreadable] == ["broken.jpg"]
-    assert "not read: it cannot be decoded" in result.closing_lines()
+    assert "not read: it is cut short" in result.closing_lines()
     with pytest.raises(DamagedDataError, match=r"broken\.jpg"):
         predict(trained, [broken], device="cpu")
 

@@ -418,7 +418,7 @@ def test_train_and_bench_loader_take_the_backend(packed_small: Path, tmp_path: P
 
 def test_the_share_of_the_engines_is_dali_s_alone(packed_small: Path) -> None:
     done = _cli("train", packed_small, "--hw-decoder-load", "0.5", "--backend", "torchvision")
-    assert done.returncode == 2 and "--hw-decoder-load is for --backend dali" in done.stderr
+    assert done.returncode == 2 and "--hw-decoder-load is for backend dali" in done.stderr
     done = _cli("train", packed_small, "--hw-decoder-load", "1.5", "--backend", "dali")
     assert done.returncode == 2 and "a number from 0 to 1" in done.stderr
 

@@ -12,7 +12,7 @@ import torch
 from conftest import make_samples, pack_images
 
 from alexnet_fast import TrainConfig, train
-from alexnet_fast.training.diagnosis import Findings, explain, label_relation, over_chance
+from alexnet_fast.training.diagnosis import Findings, beats_guessing, explain, label_relation, over_chance
 
 CLASSES = 3
 HEALTHY = {
@@ -118,6 +118,12 @@ def test_each_cause_has_its_words(change, words):
 )  # fmt: skip
 def test_over_chance_is_the_exact_binomial_test(hits, trials, chance, over):
     assert over_chance(hits, trials, chance) is over
+
+
+def test_a_validation_above_the_largest_class_is_no_guessing():
+    labels = np.repeat(np.arange(10), [45, *[40] * 8, 35])
+    assert beats_guessing(0.2125, labels) and not beats_guessing(0.15, labels)
+    assert not beats_guessing(1.0, np.zeros(50, int))
 
 
 def test_the_relation_of_labels_and_images_needs_no_network():

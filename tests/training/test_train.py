@@ -380,7 +380,7 @@ def test_what_cannot_be_trained_is_refused(packed_small, tmp_path):
         ({"checkpoint_every": "-5m"}, "checkpoint_every must be"),
         ({"overrides": {"colour": 1}}, "no hyper-parameter is called 'colour'"),
         ({"overrides": {"ema": 1.0}}, "ema must be a number from 0 below 1"),
-        ({"model": "alexnet-bn", "batch_size": 1}, "two images or more"),
+        ({"model": "alexnet-bn", "batch_size": 1}, "--batch-size 2 or more"),
         ({"image_size": 16}, "images of 16 pixels leave nothing"),
         ({"precision": "fp16"}, "CPUs do not train in fp16"),
         ({"run_dir": None, "resume": True}, "--run-dir"),

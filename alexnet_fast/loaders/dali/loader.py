@@ -132,13 +132,13 @@ class DaliLoader(Loader):
         """
         reason = why_not(config.device)
         if reason is not None:
-            raise MissingDependencyError(f"backend dali: {reason}; or use --backend torchvision")
+            raise MissingDependencyError(f"backend dali: {reason}; or use backend torchvision")
         self.options = check_options(
             config, "dali", region="auto", hw_decoder_load=0.0, huffman_threshold=1_000_000, fancy_upsampling=False
         )
         device = choose_device(config.device)
         if device.type not in ("cpu", "cuda"):
-            raise UsageError(f"backend dali: {why_not(device.type)}; use --backend torchvision")
+            raise UsageError(f"backend dali: {why_not(device.type)}; use backend torchvision")
         self.reader = reader or open_split(config)
         super().__init__(config, self.reader.labels, device)
         # DALI computes in threads of its own and needs one; "no workers" can mean no less.
@@ -326,7 +326,7 @@ class DaliLoader(Loader):
                     f"{self.reader.describe(record)} cannot be decoded ({complaint}): "
                     "pack the data set again, which checks every image"
                 )
-        return WorkerError(f"DALI failed, and no record is to blame ({_gist(error)}): try --backend torchvision")
+        return WorkerError(f"DALI failed, and no record is to blame ({_gist(error)}): try backend torchvision")
 
     def _drain(self) -> None:
         """Take out what an earlier pass left, so that the pipeline can begin anew."""
