@@ -79,6 +79,8 @@ LEVERS: dict[str, dict[str, object]] = {
         "lr": 1.0,
     },
     "record recipe at whole size": {"recipe": "record", "batch_size": 1.0, "lr": 0.2, "start_size": 1.0},
+    # Few shards at a time, as of a data set at a URL.
+    "window order": {"shuffle": "window"},
     "network alexnet": {"model": "alexnet"},
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
@@ -97,6 +99,7 @@ def run_one(args: argparse.Namespace, lever: str, seed: int) -> dict[str, object
         torch.set_num_threads(args.threads)
     overrides: dict[str, object] = {"width": args.width, **LEVERS[lever]}
     recipe, model = overrides.pop("recipe", "fast"), overrides.pop("model", args.model)
+    shuffle = overrides.pop("shuffle", "auto")
     images = read_dataset_info(args.dataset).split("train").records
     base = choose_recipe(TrainConfig(dataset=args.dataset, model=model, batch_size=args.batch_size), images)
     if args.batch_size is not None:
@@ -111,7 +114,7 @@ def run_one(args: argparse.Namespace, lever: str, seed: int) -> dict[str, object
             TrainConfig(
                 dataset=args.dataset, run_dir=Path(name) / "run", model=model, recipe=recipe, epochs=args.epochs,
                 seed=seed, image_size=args.image_size, overrides=overrides, backend=args.backend,
-                num_workers=args.num_workers,
+                num_workers=args.num_workers, shuffle=shuffle,
             ),
             say=lambda line: None,
         )  # fmt: skip

@@ -21,13 +21,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_tables
 import pack_tables
+import remote_tables
 import sweep_tables
 import training_tables
 import truths
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md")
+PAGES = (
+    "README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/bench-loader.md", "docs/recipes.md", "docs/remote.md",
+)  # fmt: skip
 CHART = "docs/loaders.png"
 
 OURS = ("alexnet-fast", "alexnet-fast-resident", "alexnet-fast-plain")
@@ -356,6 +359,14 @@ def training_results() -> dict[str, str]:
     return training_tables.training_tables(load, markdown)
 
 
+def remote_results() -> dict[str, str]:
+    found, orders = load("remote-epyc"), load("orders")
+    return {
+        **(remote_tables.remote_tables(found, markdown) if found else {}),
+        **(remote_tables.orders_tables(orders, markdown) if orders else {}),
+    }
+
+
 # Other benchmarks add a function here: {name of a table: its Markdown}.
 def stage_results() -> dict[str, str]:
     path = RESULTS / "stages.json"
@@ -390,6 +401,7 @@ def stages_machine(result: Mapping[str, Any]) -> str:
 
 TABLES: list[Callable[[], dict[str, str]]] = [
     loaders_tables, stage_results, gpu_results, pack_results, sweep_results, training_results,
+    remote_results,
 ]  # fmt: skip
 
 

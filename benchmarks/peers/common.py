@@ -10,6 +10,7 @@ JSON line for each epoch:
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -30,13 +31,18 @@ ASPECT = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what to read, what to hand over, with which of the peer's settings."""
+    """One run: what to read, what to hand over, with which of the peer's settings.
+
+    With `remote`, the URL at which the folder of `data` is served, the peer reads its format there through `cache`.
+    """
 
     data: Path
     batch_size: int
     image_size: int
     output: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    remote: str = ""
+    cache: Path = Path()
 
     @property
     def float_output(self) -> bool:
@@ -54,6 +60,11 @@ def list_images(data: Path) -> list[tuple[Path, int]]:
     """(file, label) of every record of a prepared data set, in the order in which the packed formats hold them."""
     rows = [line.split("\t") for line in (data / "pictures.tsv").read_text().splitlines()]
     return [(data / "jpeg" / path, int(label)) for path, label in rows]
+
+
+def shard_bytes(data: Path, otherwise: int) -> int:
+    """Bytes of images at which a shard is full: those that the data set was prepared for, or `otherwise`."""
+    return int(json.loads((data / "data.json").read_text()).get("shard_bytes", otherwise))
 
 
 def fresh(folder: Path) -> Path:
@@ -153,10 +164,10 @@ def tree_cpu_seconds() -> float:
     return total
 
 
-def measure(job: Job, epochs: int, epoch: Epoch, checked: bool = True) -> Iterator[dict[str, Any]]:
-    """Read `epochs` epochs; the first is the warm-up, in which the batches are also checked."""
+def measure(job: Job, epochs: int, epoch: Epoch, checked: int | None = 0) -> Iterator[dict[str, Any]]:
+    """Read `epochs` epochs, and check the batches of one that is not to count, such as the first, the warm-up."""
     for number in range(epochs):
-        check = Check(job) if checked and number == 0 else None
+        check = Check(job) if number == checked else None
         cpu = tree_cpu_seconds()
         begin = time.perf_counter()
         first = begin
@@ -216,6 +227,10 @@ def main(
     parser.add_argument("--output", choices=("uint8", "float"), default="uint8")
     parser.add_argument("--epochs", type=int, default=2, help="the first is a warm-up")
     parser.add_argument("--picture", type=Path, help="draw the first batch into this PNG and end")
+    parser.add_argument("--remote", default="", help="URL at which the folder --data is served")
+    parser.add_argument("--check-epoch", type=int, default=0, help="whose batches are looked at; it should not count")
+    parser.add_argument("--cache", type=Path, default=Path(), help="folder for what comes from there")
+    parser.add_argument("--import", dest="modules", nargs="*", default=[], help="loaded before the clock starts")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", type=_setting)
     args = parser.parse_args()
     if args.prepare:
@@ -225,16 +240,21 @@ def main(
     unknown = set(settings) - set(defaults)
     if unknown:
         parser.error(f"unknown settings: {', '.join(sorted(unknown))}")
-    job = Job(args.data.resolve(), args.batch_size, args.image_size, args.output, settings)
-    started = time.perf_counter()
+    for name in args.modules:
+        importlib.import_module(name)
+    job = Job(
+        args.data.resolve(), args.batch_size, args.image_size, args.output, settings, args.remote, args.cache.resolve()
+    )  # fmt: skip
+    started, cpu = time.perf_counter(), tree_cpu_seconds()
     epoch = open_epochs(job)
+    opened, cpu = time.perf_counter() - started, tree_cpu_seconds() - cpu
     if args.picture:
         draw(job, next(iter(epoch(0))), args.picture)
         return
     print(json.dumps({"settings": settings, "versions": versions(*packages)}), flush=True)
-    for row in measure(job, args.epochs, epoch, check):
+    for row in measure(job, args.epochs, epoch, args.check_epoch if check else None):
         if row["epoch"] == 0:
-            row["open_s"] = time.perf_counter() - started - row["seconds"]
+            row |= {"open_s": opened, "open_cpu_s": cpu}
         print(json.dumps(row), flush=True)
     sys.stdout.flush()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, fresh, list_images, main
+from common import Epoch, Job, defaults_of, fresh, list_images, main, shard_bytes
 from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
-CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
+CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,), "ahead": (2,)}
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
 PACKAGES = ("litdata", "torch", "torchvision", "simplejpeg", "opencv-python-headless", "numpy")
 FORMAT = "litdata"
@@ -24,7 +25,17 @@ class _Sample:
 def open_epochs(job: Job) -> Epoch:
     from litdata import StreamingDataLoader, StreamingDataset
 
-    dataset = StreamingDataset(str(job.data / FORMAT), shuffle=True, drop_last=True, transform=_Sample(job))
+    options = {"shuffle": True, "drop_last": True, "transform": _Sample(job)}
+    if job.remote:
+        from litdata.streaming import downloader
+
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # which the server of the benchmark speaks
+        options |= {
+            "cache_dir": str(job.cache),
+            "max_pre_download": int(job.settings["ahead"]),
+            "storage_options": {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
+        }
+    dataset = StreamingDataset(f"{job.remote}/{FORMAT}" if job.remote else str(job.data / FORMAT), **options)
     workers = job.workers
     loader = StreamingDataLoader(
         dataset,
@@ -49,7 +60,7 @@ def prepare(data: Path) -> None:
         fn=_record,
         inputs=[(str(path), label) for path, label in list_images(data)],
         output_dir=str(fresh(data / FORMAT)),
-        chunk_bytes="16MB",
+        chunk_bytes=shard_bytes(data, 16_000_000),
         num_workers=1,
         reorder_files=False,
         mode="overwrite",

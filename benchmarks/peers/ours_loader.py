@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import Epoch, Job, defaults_of, fresh, main
+from common import Epoch, Job, defaults_of, fresh, main, shard_bytes
 
 CANDIDATES = {"backend": ("torchvision",), "compiled": ("auto",), "workers": ("auto", 1, 3, 4), "prefetch": (2,)}
 FLOAT_CANDIDATES: dict[str, tuple] = {}
@@ -26,7 +26,8 @@ def open_epochs(job: Job) -> Epoch:
         raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
     loader = open_loader(
         LoaderConfig(
-            dataset=job.data / FORMAT,
+            dataset=f"{job.remote}/{FORMAT}" if job.remote else job.data / FORMAT,
+            cache=job.cache if job.remote else None,
             split="train",
             backend=s["backend"],
             device="cpu",
@@ -47,7 +48,8 @@ def open_epochs(job: Job) -> Epoch:
 def prepare(data: Path) -> None:
     from alexnet_fast import pack
 
-    pack(data / "jpeg", fresh(data / FORMAT))
+    size = shard_bytes(data, 0)
+    pack(data / "jpeg", fresh(data / FORMAT), **({"shard_bytes": size} if size else {}))
 
 
 if __name__ == "__main__":

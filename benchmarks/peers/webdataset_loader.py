@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import Epoch, Job, defaults_of, fresh, list_images, main
+from common import Epoch, Job, defaults_of, fresh, list_images, main, shard_bytes
 from transforms import DECODERS, NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {"decoder": DECODERS, "workers": (2, 3, 4, 1), "prefetch": (2,)}
 FLOAT_CANDIDATES = {"normalise": NORMALISE}
 PACKAGES = ("webdataset", "torch", "torchvision", "simplejpeg", "opencv-python-headless", "numpy")
 FORMAT = "webdataset"
-SHARDS = 12  # so that one to four workers share them equally and no batch is left incomplete
+SHARDS = 12  # or a multiple of it, so that one to four workers share them equally and no batch is left incomplete
 
 
 def open_epochs(job: Job) -> Epoch:
     import webdataset as wds
 
-    urls = [str(path) for path in sorted((job.data / FORMAT).glob("*.tar"))]
+    folder = job.data / FORMAT
+    urls = [f"{job.remote}/{FORMAT}/{path.name}" if job.remote else str(path) for path in sorted(folder.glob("*.tar"))]
+    cache = {"cache_dir": str(job.cache)} if job.remote else {}
     dataset = (
-        wds.WebDataset(urls, shardshuffle=len(urls), workersplitter=wds.split_by_worker)
+        wds.WebDataset(urls, shardshuffle=len(urls), workersplitter=wds.split_by_worker, **cache)
         .shuffle(1000)
         .to_tuple("jpg", "cls")
         .map_tuple(Transform(job), int)
@@ -47,9 +49,11 @@ def prepare(data: Path) -> None:
 
     rows = list_images(data)
     out = fresh(data / FORMAT)
-    for shard in range(SHARDS):
+    size = sum(path.stat().st_size for path, _ in rows)
+    shards = SHARDS * max(1, round(size / shard_bytes(data, size) / SHARDS))
+    for shard in range(shards):
         with wds.TarWriter(str(out / f"{shard:05d}.tar")) as tar:
-            for i in range(shard, len(rows), SHARDS):
+            for i in range(shard, len(rows), shards):
                 path, label = rows[i]
                 tar.write({"__key__": f"{i:08d}", "jpg": path.read_bytes(), "cls": str(label).encode()})
 
