@@ -49,6 +49,14 @@ def data_files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.name.strip(".").startswith("data.mdb")]
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where another reader of the cache has just let it go."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def read_all(folder: Path, limit: int, *, url: str = URL, window: int = 2) -> int:
     """Read every record of the split, two shards at a time; the most bytes that the cache held."""
     most, shards = 0, ShardCache(url, "train", folder, limit)
@@ -60,7 +68,7 @@ def read_all(folder: Path, limit: int, *, url: str = URL, window: int = 2) -> in
             shards.wait(wanted)
             ends = [sum(s.records for s in shards.shards[:n]) for n in (begin, begin + window)]
             assert all(len(jpeg) > 100 for jpeg in reader.read_many(range(*ends)))
-            most = max(most, sum(p.stat().st_size for p in data_files(folder) if p.exists()))
+            most = max(most, sum(map(size_of, data_files(folder))))
             reader.close()
             shards.release(wanted)
     finally:

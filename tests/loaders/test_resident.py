@@ -107,7 +107,7 @@ def test_too_little_memory_is_refused_with_the_figures(packed_small: Path, monke
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     samples = [(encode(draw_image(i, i, (64, 64))), i, f"{i}.jpg") for i in range(4)]
     jpeg = samples[2][0]
-    samples[2] = (jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], 2, "broken.jpg")
+    samples[2] = (jpeg[: len(jpeg) * 2 // 3], 2, "broken.jpg")
     dataset = pack_images(tmp_path / "data", {"train": samples}, num_classes=4, shards=1)
     config = LoaderConfig(dataset=dataset, backend="resident", device="cpu", batch_size=2, image_size=64)
     with open_loader(config) as loader, pytest.raises(DamagedDataError, match=r"record 2 of train-.*'broken\.jpg'"):
