@@ -343,7 +343,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_report(tmp_path / "none.json")
     (tmp_path / "other.json").write_text('{"rows": 3}')
-    with pytest.raises(UsageError, match="is not what `alexnet-fast bench-loader --out DIR` writes"):
+    with pytest.raises(UsageError, match="is not what `alexnet-fast bench-loader DATASET --out DIR` writes"):
         read_report(tmp_path / "other.json")
 
 

@@ -55,7 +55,7 @@ def test_a_small_cache_is_kept_to_and_one_that_is_too_small_is_refused(tmp_path,
             held.append(sum(p.stat().st_size for p in (tmp_path / "a").rglob("data.mdb")))
     assert max(held) <= SHARDS * largest
     small = config(url(), tmp_path / "b", cache_bytes=2 * largest)
-    with open_loader(small) as loader, pytest.raises(UsageError, match="at a time: raise it"):
+    with open_loader(small) as loader, pytest.raises(UsageError, match="at a time: raise cache_bytes"):
         next(iter(loader))
 
 

@@ -123,7 +123,7 @@ def test_device_is_chosen_or_refused_with_a_remedy() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="--device auto or cpu"):
+        with pytest.raises(UsageError, match="device auto or cpu"):
             choose_device("cuda:1")
     if not torch.backends.mps.is_available():
         with pytest.raises(UsageError, match="mps"):

@@ -50,7 +50,7 @@ def test_rank_without_an_address_is_named(packed_small: Path, tmp_path: Path):
     done = shell('exec "$@"', *RUN, "train", packed_small, "--run-dir", tmp_path / "run",
                  env={**env, "RANK": "0", "WORLD_SIZE": "2"})  # fmt: skip
     assert done.returncode == 2
-    assert "RANK and WORLD_SIZE are set in the environment and MASTER_ADDR and MASTER_PORT not" in done.stderr
+    assert "RANK and WORLD_SIZE are set in the environment, but not MASTER_ADDR and MASTER_PORT" in done.stderr
     assert "torchrun" in done.stderr and "unset RANK" in done.stderr
 
 
