@@ -132,7 +132,7 @@ class DaliLoader(Loader):
         """
         reason = why_not(config.device)
         if reason is not None:
-            raise MissingDependencyError(f"backend dali: {reason}; or use backend torchvision")
+            raise MissingDependencyError(f"backend dali: {reason}; backend torchvision works without it")
         self.options = check_options(
             config, "dali", region="auto", hw_decoder_load=0.0, huffman_threshold=1_000_000, fancy_upsampling=False
         )
