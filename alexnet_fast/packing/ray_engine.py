@@ -57,7 +57,7 @@ def _connect(ray: Any, cpus: int | None) -> None:
         try:
             ray.init(address="auto", **options)
         except ConnectionError:
-            ray.init(num_cpus=cpus, include_dashboard=False, **options)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"Ray cannot be reached or started ({(str(error).splitlines() or [''])[0]})") from None
 

@@ -16,7 +16,7 @@ def test_ray_data_reads_every_record(packed: Path, monkeypatch: pytest.MonkeyPat
     import ray
 
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         source = ray.data.read_datasource(af.ray_datasource(packed, "train"), override_num_blocks=3)
         rows = sorted(source.take_all(), key=lambda row: row["record"])

@@ -112,7 +112,7 @@ def test_ray_gives_the_files_of_the_local_engine(tmp_path, folder):
     pack(folder, tmp_path / "local", workers=0, shard_bytes=20_000)
     write_files(folder, {"train/n01443537/images/bad.JPEG": b"no image"})
     script = (
-        "import sys, ray; ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
+        "import sys, ray; ray.init('local', num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
         "from alexnet_fast import pack\n"
         "from alexnet_fast.errors import DamagedDataError\n"
         "import pathlib\n"

@@ -274,7 +274,7 @@ def test_archives_in_archives(tmp_path):
     found, source = look(write_zip(tmp_path / "g.zip", {**tree_files(), "more.zip": inner}))
     assert found == {"train": BOTH, "val": ONE}
     assert [str(e) for e in source.account.left_out] == [
-        "1 archive within (unpack them, or give one as SOURCE) (more.zip)"
+        "1 archive inside, to be unpacked first (more.zip)"
     ]
     folder = write_files(
         tmp_path / "two",
