@@ -273,9 +273,7 @@ def test_archives_in_archives(tmp_path):
         look(write_zip(tmp_path / "f.zip", {"data/inner.zip": inner}))
     found, source = look(write_zip(tmp_path / "g.zip", {**tree_files(), "more.zip": inner}))
     assert found == {"train": BOTH, "val": ONE}
-    assert [str(e) for e in source.account.left_out] == [
-        "1 archive inside, to be unpacked first (more.zip)"
-    ]
+    assert [str(e) for e in source.account.left_out] == ["1 archive inside, to be unpacked first (more.zip)"]
     folder = write_files(
         tmp_path / "two",
         {f"{split}.zip": write_zip(tmp_path / "x", {"cat/1.jpg": jpeg(1)}).read_bytes() for split in ("train", "test")},
