@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -62,26 +63,22 @@ def run(args: argparse.Namespace) -> None:
     result = loaders.load(args.out) if args.out.exists() else {"environment": loaders.environment(), "rows": []}
     result["data"] = {name: described(args.work / name) for name in args.case}
     result["versions"] = result.get("versions", {})
-    for turn in range(args.rounds):
-        for limited in args.limited:
-            for case in args.case:
-                limit = CASES[case][3] if limited else None
-                options = ["--bwlimit", f"{limit * 1e6 / 1024:.0f}"] if limit else []
-                with ExitStack() as servers:
-                    s3 = servers.enter_context(rclone(args.work, "s3", *options))
-                    http = servers.enter_context(rclone(args.work, "http", *options))
-                    servers.enter_context(as_aws(s3))
-                    for peer in args.peer or PEERS:
-                        key = {"case": case, "limit_mb_s": limit, "peer": peer, "round": turn}
-                        if any(all(row[name] == value for name, value in key.items()) for row in result["rows"]):
-                            continue
-                        if limit and peer == LOCAL:
-                            continue
-                        row, versions = run_once(args, case, peer, s3, http, checked=turn == 0)
-                        result["rows"].append(key | row)
-                        result["versions"] |= {peer: versions} if versions else {}
-                        loaders.save(args.out, result)
-                        print(json.dumps(key | row), flush=True)
+    for turn, limited, case in itertools.product(range(args.rounds), args.limited, args.case):
+        limit = CASES[case][3] if limited else None
+        options = ["--bwlimit", f"{limit * 1e6 / 1024:.0f}"] if limit else []
+        with ExitStack() as servers:
+            s3 = servers.enter_context(rclone(args.work, "s3", *options))
+            http = servers.enter_context(rclone(args.work, "http", *options))
+            servers.enter_context(as_aws(s3))
+            for peer in args.peer or PEERS:
+                key = {"case": case, "limit_mb_s": limit, "peer": peer, "round": turn}
+                if any(key.items() <= row.items() for row in result["rows"]) or (limit and peer == LOCAL):
+                    continue
+                row, versions = run_once(args, case, peer, s3, http, checked=turn == 0)
+                result["rows"].append(key | row)
+                result["versions"] |= {peer: versions} if versions else {}
+                loaders.save(args.out, result)
+                print(json.dumps(key | row), flush=True)
 
 
 def described(data: Path) -> dict[str, Any]:

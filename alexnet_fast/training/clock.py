@@ -24,6 +24,7 @@ class Clock:
         warm_up_seconds: from this start to the end of its first step; 0.0 before that.
         epoch_seconds, epoch_wait, timed_steps: of this epoch's steps: their time, the share of it (seconds) that the
             device stood idle for want of a batch, and their number.
+        between: seconds that the last validation and checkpoint took; 0.0 before there was one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +33,7 @@ class Clock:
         self.epoch_seconds = self.epoch_wait = 0.0
         self.timed_steps = 0
         self._started_at = self._saved_at = time.perf_counter()
-        self._between_epochs = 0.0  # seconds that the last validation and checkpoint took
+        self.between = 0.0
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches; what the caller does between two of them is the step that is timed.
@@ -71,7 +72,7 @@ class Clock:
         """Around what stands between two epochs: validation and checkpoint."""
         begin = time.perf_counter()
         yield
-        self._between_epochs = time.perf_counter() - begin
+        self.between = time.perf_counter() - begin
 
     @property
     def wait(self) -> float:
@@ -92,11 +93,6 @@ class Clock:
         if self.timed_steps:
             return self.epoch_seconds / self.timed_steps
         return None if last_epoch is None else last_epoch / steps_per_epoch
-
-    @property
-    def between(self) -> float:
-        """Seconds that the last validation and checkpoint took; 0.0 before there was one."""
-        return self._between_epochs
 
     @property
     def since_saved(self) -> float:

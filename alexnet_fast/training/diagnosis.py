@@ -49,10 +49,11 @@ def over_chance(hits: int, trials: int, chance: float, level: float = 1e-3) -> b
     return tail < level
 
 
-def beats_guessing(top1: float, labels: npt.NDArray[np.integer]) -> bool:
-    """Whether a share of right answers on these labels is certainly more than always giving the largest class."""
+def beats_guessing(top1: float, labels: npt.NDArray[np.integer], level: float = 1e-3) -> bool:
+    """Whether a share of right answers on these labels is more than always giving the largest class, as `over_chance`
+    tells it."""
     chance = float(np.bincount(labels).max() / len(labels))
-    return over_chance(round(top1 * len(labels)), len(labels), chance)
+    return over_chance(round(top1 * len(labels)), len(labels), chance, level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +207,11 @@ class Watch:
             labels: of the validation split.
             probe: as in `look`, of the validation split.
         """
-        shares = np.bincount(labels) / len(labels)
-        chance = float(shares.max())
         # On 16 images of two classes 14 hits are not certain at 0.1%, and no sign of guessing either.
-        if over_chance(round(top1 * len(labels)), len(labels), chance, level=0.05):
+        if beats_guessing(top1, labels, level=0.05):
             return None
-        words = f"Validation top-1 is {top1:.1%}, where guessing gets {chance:.1%}. "
+        shares = np.bincount(labels) / len(labels)
+        words = f"Validation top-1 is {top1:.1%}, where guessing gets {shares.max():.1%}. "
         if (shares > 0).sum() < 2:
             return words + "All validation images have one label: validation says nothing here."
         if step < FEWEST_STEPS:

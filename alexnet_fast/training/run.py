@@ -52,7 +52,7 @@ class TrainResult:
     loader_measured: bool = False
 
     def __repr__(self) -> str:
-        return f"<run {self.run_dir}: {self.closing_lines().partition(chr(10))[0]}>"
+        return f"<run {self.run_dir}: {self.closing_lines().splitlines()[0]}>"
 
     @property
     def best(self) -> dict[str, Any] | None:

@@ -84,6 +84,9 @@ class Trainer:
             usual_rate=usual_rate(config, info.split("train").records),
         )  # fmt: skip
         self.clock = Clock(ranks.device)
+        # Of an image, summed over the epochs before each: every look at a run's length asks how many are left.
+        sizes = [training_size(recipe, epoch, plan.image_size) for epoch in range(recipe.epochs)]
+        self._pixels = np.cumsum([0, *(size**2 for size in sizes)])
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
         self._vote = Vote(ranks)
@@ -335,14 +338,11 @@ class Trainer:
         if pace is None:
             return None
         paced = self.epoch if clock.timed_steps else self.epoch - 1
-        now = training_size(plan.recipe, paced, plan.image_size)
-        seconds, done = 0.0, self.step.done
-        for epoch in range(self.epoch, math.ceil(plan.stop_at / plan.steps_per_epoch)):
-            until = min(plan.stop_at, (epoch + 1) * plan.steps_per_epoch)
-            size = training_size(plan.recipe, epoch, plan.image_size)
-            seconds += (until - done) * pace * (size / now) ** 2 + clock.between
-            done = until
-        return seconds
+        epochs = np.array([self.step.done, plan.stop_at]) / plan.steps_per_epoch
+        done, stop = np.interp(epochs, np.arange(len(self._pixels)), self._pixels)
+        size = training_size(plan.recipe, paced, plan.image_size)
+        steps = float(stop - done) / size**2 * plan.steps_per_epoch  # as many of the paced epoch's size
+        return steps * pace + (math.ceil(float(epochs[1])) - self.epoch) * clock.between
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
