@@ -165,6 +165,7 @@ MISTAKES = [
     (["predict", "{text}", "{image}"], 1, "damaged"),
     (["export", "nothere", "model.onnx"], 2, "nothere"),
     (["export", "nothere", "model.tflite"], 2, ".onnx"),
+    (["export", "nothere", "no/folder/model.onnx"], 2, "there is no folder no/folder"),
     (["demo", "--out", "D", "--device", "cuda:99"], 2, "device"),
     (["evaluate", "{packed}", "{packed}"], 2, "it is a packed data set"),
     (["predict", "https://example.org/a.pth", "{image}"], 2, "https://example.org/a.pth is a URL"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import METADATA
 from ..errors import AlexNetFastError, MissingDependencyError, UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_resize
+from ..system import check_writable
 from ..words import counted
 
 if TYPE_CHECKING:
@@ -40,13 +41,14 @@ def export(run: Path | str, target: Path | str) -> str:
         What was written and how it was checked, in words.
 
     Raises:
-        UsageError: the ending is none of `FORMATS`, or the run is none.
+        UsageError: the ending is none of `FORMATS`, the file's folder is missing, or the run is none.
         MissingDependencyError: the form needs a package that is not installed.
         AlexNetFastError: what was written does not compute what the original does; the file is not kept.
     """
     path = Path(target)
     if path.suffix not in FORMATS:
         raise UsageError(f"the file's ending chooses the form, one of {', '.join(FORMATS)}: got {str(path)!r}")
+    check_writable(path, "FILE")
     writers: dict[str, tuple[tuple[str, ...], Callable[[LoadedRun, Path], str]]] = {
         ".onnx": (("onnx", "onnxscript"), _write_onnx),
         ".safetensors": (("safetensors",), _write_safetensors),
@@ -61,7 +63,6 @@ def export(run: Path | str, target: Path | str) -> str:
     from ..training import load_run
 
     loaded = load_run(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with _quiet():

@@ -17,7 +17,7 @@ from alexnet_fast.training.diagnosis import Findings, beats_guessing, explain, l
 CLASSES = 3
 HEALTHY = {
     "worst_loss": 1.3, "guessing_loss": 1.1, "moved": {"convolution 1": 0.1, "fully connected layer 3": 0.2},
-    "dead": {"convolution 1": 0.0, "convolution 2": 0.3}, "relation": 30.0,
+    "dead": {"convolution 1": 0.0, "convolution 2": 0.3}, "relation": 30.0, "largest": 0.3,
     "gradient": {"convolution 1": 0.3, "fully connected layer 3": 2.0},
 }  # fmt: skip
 
@@ -78,13 +78,13 @@ def test_a_rate_far_off_is_named_while_training_and_in_every_result(plain, tmp_p
 
 
 def test_shuffled_labels_are_named(tmp_path):
-    data = dataset(tmp_path / "data", shuffled=("train", "val"))
+    data = dataset(tmp_path / "data", shuffled=("train", "val"), val=120)
     result, _, summary = run(data, tmp_path / "run")
     assert "the labels look shuffled" in summary["verdict"] and "best epoch" not in result.closing_lines()
 
 
 def test_shuffled_labels_of_validation_alone_are_named(tmp_path):
-    data = dataset(tmp_path / "data", shuffled=("val",))
+    data = dataset(tmp_path / "data", shuffled=("val",), val=180)
     _, _, summary = run(data, tmp_path / "run", epochs=14)
     assert "the validation labels look shuffled" in summary["verdict"] and "Training reaches" in summary["verdict"]
 
@@ -103,7 +103,9 @@ def test_one_label_is_named(tmp_path):
         ({"dead": {"convolution 1": 0.0, "fully connected layer 2": 0.95}}, "95% of the units of fully"),
         ({"gradient": {"convolution 1": 1e-6, "fully connected layer 3": 1.0}}, "vanish.*1e-06 in convolution 1"),
         ({"relation": 0.5}, "labels look shuffled"),
-        ({}, "No cause was found"),
+        ({"relation": None}, "No cause was found.*too few images to tell"),
+        ({"largest": 0.974, "relation": None}, "one class has 97.4% of the images"),
+        ({}, "No cause was found.*30 standard deviations"),
     ],
 )  # fmt: skip
 def test_each_cause_has_its_words(change, words):
@@ -132,3 +134,16 @@ def test_the_relation_of_labels_and_images_needs_no_network():
     images = torch.randn(300, 3, 16, 16) + 0.5 * torch.tensor([1.0, 0, -1])[labels].view(-1, 1, 1, 1)
     assert label_relation(images, labels) > 10
     assert abs(label_relation(images, labels[torch.randperm(300)])) < 4
+    few = torch.cat([torch.zeros(292, dtype=torch.int64), torch.ones(4, dtype=torch.int64), torch.full((4,), 2)])
+    assert label_relation(images, few) is None and label_relation(images[:60], labels[:60]) is None
+
+
+def test_right_labels_of_one_large_class_are_not_called_shuffled(tmp_path):
+    """One class of 144 images beside two of 4: the largest class is the cause, and said."""
+    splits = {
+        split: [s for i, s in enumerate(sorted(make_samples(split, 432, CLASSES, size=(32, 32)), key=lambda s: s[1]))
+                if i < 144 or i % 36 == 0]
+        for split in ("train", "val")
+    }  # fmt: skip
+    _, _, summary = run(pack_images(tmp_path / "data", splits, num_classes=CLASSES), tmp_path / "run", lr=1e-3)
+    assert "shuffled" not in summary["verdict"] and "one class has 94.7% of the images" in summary["verdict"]
