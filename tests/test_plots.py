@@ -20,6 +20,7 @@ from alexnet_fast.plots import (
     plot_guesses,
     plot_neighbours,
 )
+from alexnet_fast.training import made_harder_by
 
 
 def read_png(path):
@@ -56,6 +57,15 @@ def test_curves_are_drawn_into_a_folder_that_was_not_there(tmp_path):
 
 def test_the_best_epoch_is_the_first_with_the_highest_top1():
     assert best_row(GOOD)["epoch"] == 3
+
+
+def test_the_legend_says_what_makes_training_harder_than_validation(tmp_path):
+    for recipe, words in (
+        ({"dropout": 0.0, "label_smoothing": 0.0, "mixup": 0.2}, "train (augmented, MixUp)"),
+        ({"dropout": None, "label_smoothing": 0.1}, "train (augmented, dropout, smoothed labels)"),
+    ):
+        plot_curves(GOOD, tmp_path / "c.svg", training=made_harder_by(recipe))
+        assert words in (tmp_path / "c.svg").read_text()
 
 
 def test_no_epoch_is_marked_best_where_a_run_stands_still(tmp_path):

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..inspection import read_image
 from ..plots import INK, LINE, MAIN, SOFT, plot_confusion, plot_curves
 from ..system import write_file_atomically
-from ..training import LoadedRun, fit_verdict
+from ..training import LoadedRun, fit_verdict, made_harder_by
 from .figures import FILTERS, GUESSES, NEIGHBOURS, draw_network
 from .result import EvalResult, confused_pairs, short_name
 
@@ -44,6 +44,7 @@ img.plot { max-width:100%; height:auto; border:1px solid var(--line); border-rad
 table { border-collapse:collapse; width:100%; font-size:14px }
 th { position:sticky; top:0; background:var(--card); text-align:left; cursor:pointer; user-select:none }
 th,td { padding:6px 12px; border-bottom:1px solid var(--line) }
+td.share { white-space:nowrap }
 td.n,th.n { text-align:right; font-variant-numeric:tabular-nums }
 .bar { display:inline-block; height:10px; background:var(--bar); border-radius:3px; vertical-align:middle }
 .rail { display:inline-block; width:140px; background:var(--line); border-radius:3px; line-height:10px }
@@ -103,7 +104,8 @@ def _page(result: EvalResult, folder: Path, loaded: LoadedRun | None) -> str:
         *_beside_paper(result),
     ]
     if rows:
-        plot_curves(rows, folder / CURVES)
+        recipe = loaded.config.get("recipe", {}) if loaded is not None else {}
+        plot_curves(rows, folder / CURVES, training=made_harder_by(recipe))
         parts += ["<h2>How it was trained</h2>", f"<p>{_text(fit_verdict(rows))}</p>"]
         parts.append(_drawn("Curves of the run, by epoch", folder / CURVES))
     if loaded is not None:
@@ -210,7 +212,7 @@ def _classes(result: EvalResult, names: Sequence[str]) -> str:
     order = sorted(map(int, np.flatnonzero(total)), key=lambda label: (share[label], names[label]))
     rows = (
         f"<tr><td>{_text(result.classes[i].wnid)}</td><td>{_text(result.classes[i].name)}</td>"
-        f'<td data-v="{share[i]:.6f}">{_bar(share[i])} {share[i]:.1%}</td>'
+        f'<td class="share" data-v="{share[i]:.6f}">{_bar(share[i])} {share[i]:.1%}</td>'
         f'<td class="n" data-v="{in_five[i] / total[i]:.6f}">{in_five[i] / total[i]:.1%}</td>'
         f'<td class="n" data-v="{right[i] / max(1, taken[i]):.6f}">{right[i] / max(1, taken[i]):.1%}</td>'
         f'<td class="n" data-v="{total[i]}">{total[i]:,}</td></tr>'
@@ -227,7 +229,8 @@ def _confused(result: EvalResult, names: Sequence[str]) -> str:
         return "<p>Nothing was confused.</p>"
     rows = (
         f'<tr><td>{_text(names[t])}</td><td class="bad">{_text(names[p])}</td>'
-        f'<td data-v="{share:.6f}">{_bar(share)} {share:.1%}</td><td class="n" data-v="{count}">{count:,}</td></tr>'
+        f'<td class="share" data-v="{share:.6f}">{_bar(share)} {share:.1%}</td>'
+        f'<td class="n" data-v="{count}">{count:,}</td></tr>'
         for t, p, count, share in pairs
     )
     return _table(("this class", "is taken for", "share of its images", "images"), rows)

@@ -11,7 +11,12 @@ from .style import LINES, MAIN, MARKERS, OTHER, SOFT, THIRD, legend, new_figure,
 
 
 def plot_curves(
-    rows: Sequence[Mapping[str, Any]], path: Path | str, *, title: str | None = None, foot: str | None = None
+    rows: Sequence[Mapping[str, Any]],
+    path: Path | str,
+    *,
+    title: str | None = None,
+    foot: str | None = None,
+    training: str = "augmented",
 ) -> None:
     """Draw a run as four panels: loss, accuracy, learning rate, and speed with the share of time spent on data.
 
@@ -21,12 +26,13 @@ def plot_curves(
         path: PNG (or PDF, SVG) to write.
         title: the sentence to take away: how the run fits.
         foot: which run it is.
+        training: what training's figures were measured under and validation's were not, in words.
     """
     figure = new_figure(11, 7, title, foot=foot)
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
     best = None if rows and rows[-1].get("still") else best_row(rows)
-    _loss_panel(loss, rows, best)
-    _accuracy_panel(accuracy, rows, best)
+    _loss_panel(loss, rows, best, training)
+    _accuracy_panel(accuracy, rows, best, training)
     style_axes(rate, "Learning rate", "epoch", "learning rate at the epoch's end")
     _line(rate, rows, "lr", 0, MAIN, "learning rate")
     rate.set_ylim(bottom=0)
@@ -67,17 +73,19 @@ def _mark_best(axes: Any, best: Mapping[str, Any] | None, text: str) -> None:
     axes.axvline(best["epoch"], color=SOFT, linestyle=":", linewidth=1.2, label=text)
 
 
-def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
+def _loss_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, training: str) -> None:
     style_axes(axes, "Loss", "epoch", "cross-entropy, nats")
-    _line(axes, rows, "train_loss", 1, OTHER, "train (augmented, with dropout)")
+    _line(axes, rows, "train_loss", 1, OTHER, f"train ({training})")
     _line(axes, rows, "val_loss", 0, MAIN, "validation")
     _mark_best(axes, best, f"best epoch: {best['epoch']}" if best else "")
     legend(axes, "best")
 
 
-def _accuracy_panel(axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> None:
+def _accuracy_panel(
+    axes: Any, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, training: str
+) -> None:
     style_axes(axes, "Accuracy", "epoch", "right, % of images")
-    _line(axes, rows, "train_top1", 1, OTHER, "train top-1 (augmented, with dropout)", 100)
+    _line(axes, rows, "train_top1", 1, OTHER, f"train top-1 ({training})", 100)
     _line(axes, rows, "val_top1", 0, MAIN, "validation top-1", 100)
     _line(axes, rows, "val_top5", 2, THIRD, "validation top-5", 100)
     if best is not None:

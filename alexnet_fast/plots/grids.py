@@ -84,8 +84,8 @@ def plot_confusion(counts: npt.NDArray[np.int64], names: Sequence[str], path: Pa
     axes = figure.subplots()
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     # Among many classes the shares are small: drawn evenly, all but the diagonal would be as good as white.
-    norm = PowerNorm(0.4 if size > 20 else 1, vmin=0, vmax=1)
-    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
+    norm = PowerNorm(0.4 if size > 20 else 1, vmin=0, vmax=100)
+    image = axes.imshow(100 * share, cmap="Blues", norm=norm, interpolation="nearest")
     axes.set_xlabel("predicted class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
     if size <= 40 and any(names):
@@ -98,6 +98,6 @@ def plot_confusion(counts: npt.NDArray[np.int64], names: Sequence[str], path: Pa
             colour = "white" if value > 0.55 else INK
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("share of the true class's images", fontsize=9)
+    bar.set_label("% of the true class's images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     save(figure, path)

@@ -158,6 +158,16 @@ def transforms(recipe: Recipe, num_classes: int) -> dict[str, Any]:
     return options
 
 
+def made_harder_by(recipe: Mapping[str, Any]) -> str:
+    """What training's loss and accuracy are measured under and validation's are not, in words for a legend.
+
+    Args:
+        recipe: hyper-parameters by name, as config.json holds them.
+    """
+    words = {"dropout": "dropout", "label_smoothing": "smoothed labels", "mixup": "MixUp", "cutmix": "CutMix"}
+    return ", ".join(["augmented", *(word for name, word in words.items() if recipe.get(name, 0) != 0)])
+
+
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"{name} must be one of {', '.join(known)}, got {value!r}")

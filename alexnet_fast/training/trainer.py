@@ -32,7 +32,7 @@ from .fit import fit_verdict
 from .initial import freeze_features, take_weights
 from .log import cores_note, duration, epoch_line, step_note
 from .plan import Plan, resume_command
-from .recipes import training_size, transforms, usual_rate
+from .recipes import made_harder_by, training_size, transforms, usual_rate
 from .run_folder import CURVES, RunFolder
 from .scoring import ScoringStopped, score
 from .step import Step
@@ -377,7 +377,10 @@ class Trainer:
         try:
             what, _, advice = fit_verdict(self.rows).partition(". ")
             run = f"{self.plan.config.model}, recipe {self.plan.recipe.name}, run {self.folder.path.name}. {advice}"
-            plot_curves(self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run)
+            plot_curves(
+                self.rows, self.folder.path / CURVES, title=f"{what.rstrip('.')}.", foot=run,
+                training=made_harder_by(asdict(self.plan.recipe)),
+            )  # fmt: skip
         except Exception as error:  # of the disk, of the fonts, of matplotlib's cache
             self._do_without(CURVES, error)
         self._drawn_at = time.monotonic()
