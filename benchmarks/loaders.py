@@ -69,6 +69,23 @@ PEERS = [
     Peer("tfdata", "tf.data", "tfdata_loader", "tfdata", {}),
     Peer("hf", "Hugging Face datasets", "hf_loader", "hf", {}),
     Peer("ray", "Ray Data", "ray_loader", "ray", {}),
+    # Without antialiasing a pixel is mixed from 4 of those under it, however many there are: cheaper, and grainy.
+    Peer("dali-aliased", "DALI (CPU), not antialiased", "dali_loader", "dali", {"antialias": False}),
+    Peer("tfdata-aliased", "tf.data, not antialiased", "tfdata_loader", "tfdata", {"antialias": False}),
+    Peer(
+        "turboloader-aliased",
+        "TurboLoader, not antialiased",
+        "turboloader_loader",
+        "turboloader",
+        {"antialias": False},
+    ),
+    Peer(
+        "torchvision-v2-aliased",
+        "torchvision.io + v2, not antialiased",
+        "torchvision_loader",
+        "torchvision",
+        {"decoder": "torchvision", "antialias": False},
+    ),
     Peer("alexnet-fast-resident", "alexnet-fast, resident", "ours_loader", "ours", {"backend": "resident"}),
     Peer(
         "alexnet-fast-plain",

@@ -54,6 +54,10 @@ TITLES = {
     "tfdata": "tf.data",
     "hf": "Hugging Face datasets",
     "ray": "Ray Data",
+    "dali-aliased": "DALI (CPU), not antialiased",
+    "tfdata-aliased": "tf.data, not antialiased",
+    "turboloader-aliased": "TurboLoader, not antialiased",
+    "torchvision-v2-aliased": "torchvision.io + v2, not antialiased",
     "ffcv-raw": "FFCV, stored decoded",
     "bare-decode": "*bare decode (limit)*",
 }

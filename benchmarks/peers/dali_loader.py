@@ -1,4 +1,4 @@
-"""NVIDIA DALI on the CPU: region decode, antialiased resize, and mirror in its C++ threads."""
+"""NVIDIA DALI on the CPU: region decode, resize (antialiased or not), and mirror in its C++ threads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ CANDIDATES = {
     "reader": ("caffe", "file"),
     "workers": (2, 3, 4, 1),
     "prefetch": (2, 3),
+    "antialias": (True,),
 }
 FLOAT_CANDIDATES = {"normalise": ("pipeline", "batch")}
 PACKAGES = ("nvidia-dali-cuda120", "torch", "numpy")
@@ -38,7 +39,7 @@ def _pipeline(job: Job):
             jpegs, labels = fn.readers.file(file_root=str(job.data / "jpeg"), random_shuffle=True, name="pictures")
         decode = {"output_type": types.RGB, "use_fast_idct": bool(s["fast_idct"])}
         crop = {"random_area": AREA, "random_aspect_ratio": ASPECT, "num_attempts": 10}
-        resize = {"size": (size, size), "interp_type": types.INTERP_LINEAR, "antialias": True}
+        resize = {"size": (size, size), "interp_type": types.INTERP_LINEAR, "antialias": bool(s["antialias"])}
         if s["decode"] == "region":
             images = fn.resize(fn.decoders.image_random_crop(jpegs, **decode, **crop), **resize)
         else:

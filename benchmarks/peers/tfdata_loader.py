@@ -6,7 +6,12 @@ from pathlib import Path
 
 from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, fresh, list_images, main
 
-CANDIDATES = {"idct": ("INTEGER_FAST", "INTEGER_ACCURATE"), "workers": (2, 3, 4), "prefetch": (2,)}
+CANDIDATES = {
+    "idct": ("INTEGER_FAST", "INTEGER_ACCURATE"),
+    "workers": (2, 3, 4),
+    "prefetch": (2,),
+    "antialias": (True,),
+}
 FLOAT_CANDIDATES = {"normalise": ("pipeline", "batch")}
 PACKAGES = ("tensorflow-cpu", "torch", "numpy")
 FORMAT = "tfrecords"
@@ -44,7 +49,7 @@ def open_epochs(job: Job) -> Epoch:
         )
         box = tf.concat([begin[:2], extent[:2]], 0)
         image = tf.image.decode_and_crop_jpeg(jpeg, box, channels=3, dct_method=s["idct"])
-        image = tf.image.resize(image, [size, size], antialias=True)
+        image = tf.image.resize(image, [size, size], antialias=bool(s["antialias"]))
         if tf.random.uniform([]) < 0.5:
             image = tf.reverse(image, [1])
         image = image * scale + shift if in_pipeline else tf.cast(tf.round(image), tf.uint8)

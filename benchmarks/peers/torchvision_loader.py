@@ -9,6 +9,7 @@ from common import AREA, ASPECT, MEAN, STD, Epoch, Job, defaults_of, main
 from transforms import NORMALISE, Transform, finished_epochs
 
 CANDIDATES = {
+    "antialias": (True,),
     "decoder": ("torchvision", "torchcodec", "pil"),
     "workers": (2, 3, 4, 1),
     "prefetch": (2,),

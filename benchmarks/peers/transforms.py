@@ -23,6 +23,7 @@ class Transform:
         self.size = job.image_size
         self.in_worker = job.float_output and job.settings.get("normalise") == "worker"
         self.opencv = job.settings.get("decoder") == "opencv"
+        self.antialias = bool(job.settings.get("antialias", True))
         self._call: Any = None
         # Imported before the workers are forked; made in each of them, so that nothing of it is pickled.
         if self.opencv:
@@ -52,7 +53,7 @@ class Transform:
             from torchvision.io import ImageReadMode, decode_jpeg
 
             decode = partial(decode_jpeg, mode=ImageReadMode.RGB)
-        steps = [v2.RandomResizedCrop(self.size, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()]
+        steps = [v2.RandomResizedCrop(self.size, AREA, ASPECT, antialias=self.antialias), v2.RandomHorizontalFlip()]
         if self.in_worker:
             steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
         transform = v2.Compose(steps)
