@@ -176,7 +176,7 @@ def _train(config: TrainConfig, ranks: Ranks, stops: StopSignals, say: Say) -> T
         try:
             trainer.run()
         finally:
-            trainer.close()
+            trainer.data.close()
         return _finish(trainer, plan, folder) if folder is not None else None
     except UsageError:
         if start is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import signal
@@ -14,25 +13,24 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ..config import LoaderConfig
-from ..dataset import DatasetInfo, ShardReader
+from ..dataset import DatasetInfo
 from ..errors import AlexNetFastError, DamagedDataError, StoppedError
-from ..loaders import Loader, open_loader
+from ..loaders import Loader
 from ..models import create_model
 from ..plots import best_row, plot_curves
 from ..system import CoreWatch, NoProgress, Progress, StopSignals, progress_bar
 from .checkpoint import save_checkpoint
 from .clock import Clock
-from .diagnosis import PROBE_IMAGES, Watch, beats_guessing
+from .data import RunData
+from .diagnosis import Watch, beats_guessing
 from .distributed import Ranks
 from .fit import fit_verdict
 from .initial import freeze_features, take_weights
 from .log import cores_note, duration, epoch_line, step_note
 from .plan import Plan, resume_command
-from .recipes import made_harder_by, training_size, transforms, usual_rate
+from .recipes import made_harder_by, training_size, usual_rate
 from .run_folder import CURVES, RunFolder
 from .scoring import ScoringStopped, score
 from .step import Step
@@ -51,6 +49,7 @@ class Trainer:
         epoch: epochs completed.
         rows: one per completed epoch, as in metrics.jsonl.
         clock: the times of the run.
+        data: what it reads; to be closed after the run.
     """
 
     def __init__(
@@ -79,8 +78,9 @@ class Trainer:
         self.step = Step(
             model, recipe, plan.precision, ranks, total_steps=plan.total_steps, seed=config.seed, compile=plan.compile
         )
+        self.data = RunData(plan, info, ranks, say)
         self._watch = Watch(
-            self.step.model, self._labels("train"), recipe, total_steps=plan.total_steps,
+            self.step.model, self.data.labels("train"), recipe, total_steps=plan.total_steps,
             usual_rate=usual_rate(config, info.split("train").records),
         )  # fmt: skip
         self.clock = Clock(ranks.device)
@@ -100,8 +100,6 @@ class Trainer:
         self._drawn_at = time.monotonic()
         # How far other numbers of ranks read this epoch, where that sets the order (`LoaderConfig.done`).
         self._stretches: list[tuple[int, int]] = []
-        self._train_loader: Loader | None = None
-        self._val_loader: Loader | None = None
 
     def run(self) -> None:
         """Train from where the run stands to its end.
@@ -127,7 +125,7 @@ class Trainer:
     def _run_epoch(self) -> None:
         plan, step, first = self.plan, self.step, self._steps_of_epoch()
         if first < plan.steps_per_epoch:
-            loader = self._loader_of(self.epoch)
+            loader = self.data.train_loader(self.epoch)
             loader.load_state(self._position(first))
             step.train()
             with self._progress(f"epoch {self.epoch + 1}/{plan.recipe.epochs}") as progress:
@@ -205,14 +203,14 @@ class Trainer:
         if not self.ranks.is_main:
             return None
         watch, steps = self._watch, self.step.done
-        still = watch.look(steps, lambda: self._probe("train"))
+        still = watch.look(steps, lambda: self.data.probe("train"))
         if row is not None and row["val_top1"] is not None:
             split = self.plan.config.val_split
-            if still is not None and beats_guessing(row["val_top1"], self._labels(split)):
+            if still is not None and beats_guessing(row["val_top1"], self.data.labels(split)):
                 still = None  # a short run's mean over its first steps is at chance when its last weights no longer are
             elif still is None and steps >= self.plan.total_steps:
                 still = watch.look_at_validation(
-                    steps, row["val_top1"], row["train_top1"], self._labels(split), lambda: self._probe(split)
+                    steps, row["val_top1"], row["train_top1"], self.data.labels(split), lambda: self.data.probe(split)
                 )
         if row is None:
             self._tell_standstill(still)
@@ -224,82 +222,21 @@ class Trainer:
             self.say(still)
         self._still = still
 
-    def _labels(self, split: str) -> npt.NDArray[np.int64]:
-        config = self.plan.config
-        reader = ShardReader(config.dataset, split, config.cache, config.cache_bytes)
-        try:
-            return np.asarray(reader.labels)
-        finally:
-            reader.close()
-
-    def _probe(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images of a split and their labels, on the CPU, as validation sees them."""
-        config = LoaderConfig(
-            dataset=self.plan.config.dataset, split=split, train=False, backend="torchvision", batch_size=64,
-            image_size=self.plan.image_size, num_workers=0, device="cpu",
-            cache=self.plan.config.cache, cache_bytes=self.plan.config.cache_bytes,
-        )  # fmt: skip
-        with open_loader(config) as loader:
-            batches = list(itertools.islice(loader, PROBE_IMAGES // 64))
-        return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
-
     def _epoch_means(self) -> tuple[float, float]:
         n = self._steps_of_epoch() * self.plan.recipe.batch_size
         loss, hits = self.ranks.sum(self.step.sums.clone()).tolist()
         return loss / n, hits / n
 
     def _validate(self) -> dict[str, Any]:
-        name = self.plan.config.val_split
-        split = self.info.splits.get(name)
-        if split is None or not split.labelled or split.records == 0:
+        loader = self.data.val_loader()
+        if loader is None:
             return {"val_loss": None, "val_top1": None, "val_top5": None, "val_balanced": None}
-        if self._val_loader is None:
-            self._val_loader = self._open(name, False, self.plan.image_size)
         network, mean = self.step.model, self.step.mean
         if mean is not None:
             network = copy.deepcopy(network)
             network.load_state_dict(mean.state)
-        found = score(network, self._val_loader, self.plan.precision, self.ranks, stopped=lambda: self.stops.received)
+        found = score(network, loader, self.plan.precision, self.ranks, stopped=lambda: self.stops.received)
         return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5, "val_balanced": found.balanced}
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Loaders
-
-    def _open(self, split: str, train: bool, image_size: int) -> Loader:
-        config = self.plan.config
-        return open_loader(
-            LoaderConfig(
-                dataset=config.dataset, split=split, train=train, backend=self.plan.backend,
-                batch_size=self.plan.per_rank, image_size=image_size, num_workers=config.num_workers,
-                pin_memory=config.pin_memory, device=str(self.ranks.device), dtype=self.plan.precision.dtype,
-                seed=config.seed, rank=self.ranks.rank, world_size=self.ranks.world_size,
-                augmentation=self.plan.recipe.augmentation, shuffle=self.plan.shuffle, cache=config.cache,
-                cache_bytes=config.cache_bytes,
-                options={} if config.hw_decoder_load is None else {"hw_decoder_load": config.hw_decoder_load},
-                records=self.plan.records if train else None,
-                **(transforms(self.plan.recipe, self.info.num_classes) if train else {}),
-            )
-        )  # fmt: skip
-
-    def _loader_of(self, epoch: int) -> Loader:
-        size = training_size(self.plan.recipe, epoch, self.plan.image_size)
-        loader = self._train_loader
-        if loader is None or loader.config.image_size != size:
-            if loader is not None:
-                loader.close()
-            loader = self._train_loader = self._open("train", True, size)
-            self.say(
-                f"loader {loader.description}"
-                + (f"; images of {size} pixels" if epoch or size < self.plan.image_size else "")
-            )
-        return loader
-
-    def close(self) -> None:
-        """Give back the loaders' workers and memory."""
-        for loader in (self._train_loader, self._val_loader):
-            if loader is not None:
-                loader.close()
-        self._train_loader = self._val_loader = None
 
     # -----------------------------------------------------------------------------------------------------------------
     # Saying and keeping
