@@ -18,10 +18,11 @@ lowest:
 	@PIP_FIND_LINKS= tools/install.sh .venv-lowest "$(PYTHON)" lowest
 	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -o filterwarnings=default
 
-# examples/engines, each on two processes. Some minutes: an engine is slow to import, and each is started twice.
+# examples/engines, each on two processes, and Ray Data, which lacks pandas before. Some minutes: an engine is slow to
+# import, and each is started twice.
 engines: $(STAMP)
 	@PIP_FIND_LINKS= $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[engines]'
-	$(BIN)/python -m pytest tests/test_engines.py
+	$(BIN)/python -m pytest tests/test_engines.py tests/dataset/test_ray_data.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

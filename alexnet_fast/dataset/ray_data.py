@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingDependencyError
+from ..options import is_url
+from .manifest import SplitInfo
 from .reader import ShardReader
 
 _BLOCK = 256  # records of a block: 28 MB of full-size images
@@ -21,7 +23,8 @@ def ray_datasource(dataset: Path | str, split: str = "train") -> Any:
     """A ``ray.data.Datasource`` of a split: ``ray.data.read_datasource(af.ray_datasource("data/tiny", "train"))``.
 
     A row is {"record": its number, "key": its name at the source, "label": -1 for none, "height", "width": pixels,
-    "image": the encoded JPEG}. The folder must be there on every node that reads.
+    "image": the encoded JPEG}. The folder must be there on every node that reads; of a URL each node keeps the shards
+    that it reads in its default cache.
 
     Raises:
         MissingDependencyError: Ray Data is not installed.
@@ -34,6 +37,8 @@ def ray_datasource(dataset: Path | str, split: str = "train") -> Any:
     except ImportError:
         raise MissingDependencyError("Ray Data is not installed: pip install 'ray[data]'") from None
     reader = ShardReader(dataset, split)
+    # Absolute: a task may run in another folder.
+    read = partial(_read, str(dataset) if is_url(dataset) else str(reader.dataset), split, reader.split_info)
 
     class PackedSplit(ray.data.Datasource):  # type: ignore[misc]
         """The records of a split, a range of them a task."""
@@ -48,7 +53,7 @@ def ray_datasource(dataset: Path | str, split: str = "train") -> Any:
             count = max(1, min(parallelism, len(reader)))
             cuts = np.linspace(0, len(reader), count + 1).astype(int).tolist()
             return [
-                _task(ray.data.ReadTask, BlockMetadata, partial(_read, reader, begin, end), reader, begin, end)
+                _task(ray.data.ReadTask, BlockMetadata, partial(read, begin, end), reader, begin, end)
                 for begin, end in pairwise(cuts)
             ]
 
@@ -66,10 +71,20 @@ def _task(
     return task(read, metadata(**about))
 
 
-def _read(reader: ShardReader, begin: int, end: int) -> Iterator[Any]:
+@lru_cache(maxsize=2)
+def _reader(place: str, split: str, packed: SplitInfo) -> ShardReader:
+    """Opened in the process that reads, once: sent with every task, ImageNet's columns would be 36 MB each time.
+
+    With `packed`, a data set that was packed anew in the same place is another.
+    """
+    return ShardReader(place, split)
+
+
+def _read(place: str, split: str, packed: SplitInfo, begin: int, end: int) -> Iterator[Any]:
     """In a task: the blocks of a range of records."""
     import pyarrow
 
+    reader = _reader(place, split, packed)
     for first in range(begin, end, _BLOCK):
         records = np.arange(first, min(first + _BLOCK, end))
         yield pyarrow.table(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
+from object_storage import rclone
 
 import alexnet_fast as af
 
@@ -37,3 +40,18 @@ def test_tasks_share_the_records(packed: Path) -> None:
         assert len(tasks) == min(parallelism, 23)
         records = [record for task in tasks for block in task() for record in block["record"].to_pylist()]
         assert records == list(range(23))
+
+
+def test_a_task_that_is_sent_away_reads_a_url_by_itself(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.data", reason="Ray Data is not installed")
+    pytest.importorskip("obstore")
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(packed, tmp_path / "store" / "data")
+    with rclone(tmp_path / "store", "http") as address:
+        tasks = af.ray_datasource(f"{address}/data", "val").get_read_tasks(3)
+        sent = [pickle.loads(cloudpickle.dumps(task)) for task in tasks]
+        images = [image for task in sent for block in task() for image in block["image"].to_pylist()]
+    assert images == af.ShardReader(packed, "val").read_many(range(23))
