@@ -19,10 +19,12 @@ ENGINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accelerate": (TORCHRUN, ()),
     "fabric": ((), ("--devices", "2")),
     "lightning": ((), ("--devices", "2")),
+    "ray": ((), ("--workers", "2")),
     "timm": (TORCHRUN, ()),
     "transformers": (TORCHRUN, ()),
 }
-PACKAGES = {"fabric": "lightning"}
+# Those that are not named as the example is. Ray is there for packing too, without what Ray Train needs.
+PACKAGES = {"fabric": "lightning", "ray": "tensorboardX"}
 RECORDS, BATCH, STEPS = 53, 4, 6  # of train, and in an epoch of each of two ranks
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ does not come with this copy")
