@@ -221,22 +221,6 @@ def loaders_detail(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def loaders_repeat(result: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
-    """Our ratios to the fastest peer in both measurements."""
-    rows = []
-    for key, name in ((key, name) for key in result["cases"] for name in OURS):
-        found = [
-            ratios(measured["cases"][key], name) if measured and key in measured["cases"] else None
-            for measured in (result, again)
-        ]
-        if any(found):
-            cells = [
-                f"{r['ratio']:.2f}x {TITLES[r['peer']]} ({r['low']:.2f}–{r['high']:.2f})" if r else "–" for r in found
-            ]
-            rows.append([key + TITLES[name].strip("*").removeprefix("alexnet-fast"), *cells])
-    return markdown(["case", "first measurement", "second measurement"], rows)
-
-
 def loaders_tuning(result: Mapping[str, Any]) -> str:
     """Which settings were tried for each loader, and the best and worst rate among them."""
     rows = []
@@ -281,48 +265,8 @@ def loaders_short(result: Mapping[str, Any]) -> str:
     return markdown(header, rows)
 
 
-_FEW = 3
-
-
-def loaders_cpu(result: Mapping[str, Any]) -> str:
-    """CPU seconds for 1,000 images, which others on the same machine hardly change; the least peer to ours below."""
-    columns = {name: found for name in result["cases"] if fastest_peer(found := summaries(result["cases"][name]))}
-    titles = {name: f"{CASES[name.rpartition('-')[0]]}, {name.rpartition('-')[2]}" for name in columns}
-    names = [name for name in TITLES if any(name in found for found in columns.values())]
-    first = next(iter(columns.values()))
-    names.sort(key=lambda name: first[name]["cpu"] if name in first else float("inf"))
-    rows = []
-    for name in names:
-        cells = [f"{found[name]['cpu']:.3f}" if name in found else "–" for found in columns.values()]
-        rows.append([TITLES[name], *cells])
-    least = []
-    for found in columns.values():
-        peers = [name for name in found if name not in (*OURS, LIMIT, STORED)]
-        best = min(peers, key=lambda name: found[name]["cpu"])
-        ratio = f"{found[best]['cpu'] / found[OURS[0]]['cpu']:.2f}x ({TITLES[best]})"
-        least.append(ratio if len(peers) >= _FEW else "–")  # of fewer, the least says little
-    rows.append(["the most sparing peer to alexnet-fast", *least])
-    return markdown(["CPU s / 1,000", *titles.values()], rows)
-
-
-def loaders_cpu_machine(result: Mapping[str, Any]) -> str:
-    """As `loaders_machine`, with the load that others made."""
-    peers = [peer for case in result["cases"].values() for peer in case["peers"].values()]
-    loads = [run["load_before"] for peer in peers for run in good_runs(peer)]
-    failed = [
-        f"{TITLES[name]} ({CASES[key.rpartition('-')[0]]}: {peer['runs'][0].get('error', 'other work than asked for')})"
-        for key, case in result["cases"].items() for name, peer in case["peers"].items()
-        if peer.get("runs") and not good_runs(peer)
-    ]  # fmt: skip
-    none = f" No run came through of {', '.join(failed)}." if failed else ""
-    return (
-        f"{loaders_machine(result)} Other programs shared the cores: a load of {min(loads):.0f} to {max(loads):.0f} "
-        f"before a run.{none}"
-    )
-
-
 def loaders_tables() -> dict[str, str]:
-    result, busy = load("loaders-2core-xeon"), load("loaders-2core-epyc")
+    result = load("loaders-2core-xeon")
     if result is None:
         return {}
     return {
@@ -331,9 +275,7 @@ def loaders_tables() -> dict[str, str]:
         "loaders-float": loaders_overview(result, "float"),
         "loaders-machine": loaders_machine(result),
         "loaders-detail": loaders_detail(result),
-        "loaders-repeat": loaders_repeat(result, load("loaders-2core-xeon-again")),
         "loaders-tuning": loaders_tuning(result),
-        **({"loaders-cpu": loaders_cpu(busy), "loaders-cpu-machine": loaders_cpu_machine(busy)} if busy else {}),
     }
 
 
@@ -440,7 +382,7 @@ def loaders_chart(result: Mapping[str, Any], path: Path) -> None:
               if f"{name}-uint8" in result["cases"]]  # fmt: skip
     panels = [(title, rows) for title, rows in panels if rows]
     figure = new_figure(
-        4.2 * len(panels), 4.6, loaders_sentence(panels),
+        4.2 * len(panels), 0.8 + 0.24 * max(len(rows) for _, rows in panels), loaders_sentence(panels),
         foot=f"Images a second as batches of uint8 on {result['environment']['cores']} cores, each loader at its best "
         "settings; the bars' ends: slowest and fastest run",
     )  # fmt: skip
