@@ -341,7 +341,8 @@ def label_relation(images: torch.Tensor, labels: torch.Tensor) -> float | None:
     Args:
         images: (N, 3, S, S), normalised. labels: (N,) int64.
     """
-    sizes = torch.bincount(labels).sort().values[:-1]
+    counts = torch.bincount(labels)
+    sizes = counts.sort().values[:-1]
     if int((sizes * (sizes - 1) // 2).sum()) < _TELLING_PAIRS:
         return None
     x = images.float()
@@ -350,7 +351,7 @@ def label_relation(images: torch.Tensor, labels: torch.Tensor) -> float | None:
     parts = [adaptive_avg_pool2d(x, 8), *(adaptive_avg_pool2d(part, 4) for part in (across, down, blurred))]
     features = torch.cat([part.flatten(1) for part in parts], 1)
     features = (features - features.mean(0)) / features.std(0).clamp_min(1e-6)
-    counts = torch.bincount(labels).clamp_min(1).to(features.dtype)
+    counts = counts.clamp_min(1).to(features.dtype)
 
     def likeness(order: torch.Tensor) -> float:
         sums = torch.zeros(len(counts), features.shape[1]).index_add_(0, order, features)
