@@ -37,6 +37,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ADAPTERS = HERE / "peers"
 sys.path.insert(0, str(ADAPTERS))
+from common import OUTPUTS, histogram_digest  # noqa: E402  the folder is known from here on
+
 GROUP = (
     12 * 128
 )  # records: whole batches of 128 for one, two, three or four workers, so that every peer reads every one
@@ -100,6 +102,7 @@ PEERS = [
 BY_NAME = {peer.name: peer for peer in PEERS}
 OURS = "alexnet-fast"
 LIMIT = "bare-decode"
+AUGMENTED = (OURS, "ffcv", "torchvision-v2", "litdata")
 PIXELS = ("alexnet-fast-resident", "ffcv-raw")  # they read pixels and decode nothing in an epoch
 
 
@@ -115,11 +118,13 @@ class Case:
     def parse(cls, text: str) -> Case:
         try:
             data, size, output = text.rsplit("-", 2)
-            if output not in ("uint8", "float"):
+            if output not in OUTPUTS:
                 raise ValueError
             return cls(data, int(size), output)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"a case is DATA-SIZE-uint8 or DATA-SIZE-float, got {text!r}") from None
+            raise argparse.ArgumentTypeError(
+                f"a case is DATA-SIZE-OUTPUT, with an output of {', '.join(OUTPUTS)}, got {text!r}"
+            ) from None
 
     def __str__(self) -> str:
         return f"{self.data}-{self.image_size}-{self.output}"
@@ -221,8 +226,6 @@ def lay_out(data: Path, source: Path, count: int | None) -> None:
 
 def expected_labels(data: Path) -> str:
     """The digest of the label counts that an epoch must show."""
-    from common import histogram_digest
-
     counts: dict[int, int] = {}
     for line in (data / "pictures.tsv").read_text().splitlines():
         label = int(line.rsplit("\t", 1)[1])
@@ -468,8 +471,9 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def applicable(peers: Sequence[Peer], case: Case) -> list[Peer]:
-    """Decoded images are held where they are small and of one size."""
-    return [peer for peer in peers if peer.name not in PIXELS or case.data.startswith("tiny")]
+    """Decoded images are held where they are small and of one size; some peers take torchvision's transforms."""
+    takes = [peer for peer in peers if case.output != "augmented" or peer.name in AUGMENTED]
+    return [peer for peer in takes if peer.name not in PIXELS or case.data.startswith("tiny")]
 
 
 def run(args: argparse.Namespace) -> None:

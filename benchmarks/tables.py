@@ -265,11 +265,32 @@ def loaders_short(result: Mapping[str, Any]) -> str:
     return markdown(header, rows)
 
 
+def loaders_augmented(result: Mapping[str, Any]) -> str:
+    """A row for each loader that takes torchvision's transforms: rate and CPU time of both data sets."""
+    columns = {CASES[key.rpartition("-")[0]]: summaries(case) for key, case in result["cases"].items()}
+    rows = []
+    for name, title in TITLES.items():
+        found = [rows_of.get(name) for rows_of in columns.values()]
+        if any(found):
+            cells = [[f"{s['rate']:,.0f}", f"{s['cpu']:.2f}"] if s else ["–", "–"] for s in found]
+            rows.append([title, *(cell for pair in cells for cell in pair)])
+    compared: list[str] = []
+    for rows_of in columns.values():
+        ours = rows_of["alexnet-fast"]
+        others = [s for name, s in rows_of.items() if name != "alexnet-fast"]
+        compared.append(f"{ours['rate'] / max(s['rate'] for s in others):.2f}x")
+        compared.append(f"{min(s['cpu'] for s in others) / ours['cpu']:.2f}x")
+    header = [words for title in columns for words in (f"{title}: images/s", "CPU s / 1,000")]
+    return markdown(["", *header], [*rows, ["alexnet-fast to the best of the others", *compared]])
+
+
 def loaders_tables() -> dict[str, str]:
+    augmented = load("loaders-augmented")
+    tables = {} if augmented is None else {"loaders-augmented": loaders_augmented(augmented)}
     result = load("loaders-2core-xeon")
     if result is None:
-        return {}
-    return {
+        return tables
+    return tables | {
         "loaders": loaders_overview(result),
         "loaders-short": loaders_short(result),
         "loaders-float": loaders_overview(result, "float"),

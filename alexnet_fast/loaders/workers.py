@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = ("auto", "thread", "process")
 CONTEXTS = ("auto", "fork", "spawn")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PARENT_CHECK_S = 2.0  # how often an idle worker process looks whether its parent is still there
 
 
@@ -258,6 +260,18 @@ def _ended(process: Any) -> WorkerError:
     return WorkerError(f"loader worker process {process.pid} {how}: use fewer workers or a smaller batch, or threads")
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep 64 MiB that were freed: transforms ask for the same again with each image.
+
+    It gives larger blocks back at once, and the next image faults every page in anew. RandAugment and ColorJitter on
+    224 pixels took 0.4 ms of system time an image without this and 0.02 ms with it, of 3.5 ms in all.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries have no such call
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+
+
 def _work_process(
     source: ImageSource | None, layout: Layout, memory: SharedMemory, pipe: Connection, oldest: Any, parent: int
 ) -> None:
@@ -266,6 +280,7 @@ def _work_process(
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
+    _keep_freed_memory()
     gc.freeze()  # or every collection goes through all that the parent had: 1% of the time at a longest side of 375
     try:
         source = pipe.recv() if source is None else source

@@ -29,6 +29,9 @@ AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 
 
+OUTPUTS = ("uint8", "float", "augmented")
+
+
 @dataclass(frozen=True)
 class Job:
     """One run: what to read, what to hand over, with which of the peer's settings.
@@ -47,6 +50,10 @@ class Job:
     @property
     def float_output(self) -> bool:
         return self.output == "float"
+
+    @property
+    def augmented(self) -> bool:
+        return self.output == "augmented"
 
     @property
     def workers(self) -> int:
@@ -224,7 +231,7 @@ def main(
     parser.add_argument("--prepare", action="store_true", help="write the peer's own format and end")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--output", choices=("uint8", "float"), default="uint8")
+    parser.add_argument("--output", choices=OUTPUTS, default="uint8")
     parser.add_argument("--epochs", type=int, default=2, help="the first is a warm-up")
     parser.add_argument("--picture", type=Path, help="draw the first batch into this PNG and end")
     parser.add_argument("--remote", default="", help="URL at which the folder --data is served")

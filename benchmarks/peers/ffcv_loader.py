@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from common import MEAN, STD, Epoch, Job, defaults_of, list_images, main
 
@@ -31,6 +32,8 @@ def open_epochs(job: Job) -> Epoch:
         # Before ToTensor: after it, the CPU variant of this operation is compiled without end.
         images.append(NormalizeImage(np.array(MEAN) * 255, np.array(STD) * 255, np.float32))
     images += [ToTensor(), ToTorchImage()]
+    if job.augmented:
+        images.append(_augment())
     os_cache = bool(job.settings["os_cache"])
     loader = Loader(
         str(job.data / (RAW if job.settings["store"] == "raw" else FORMAT)),
@@ -51,6 +54,22 @@ def open_epochs(job: Job) -> Epoch:
             yield finish(images), labels
 
     return epoch
+
+
+def _augment() -> Any:
+    """torchvision's transforms as FFCV takes them: a module on a batch, which draws anew for each image of it."""
+    import torch
+    from transforms import augmentation
+
+    class Augment(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = augmentation()
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.each(image) for image in batch])
+
+    return Augment()
 
 
 def prepare(data: Path) -> None:

@@ -24,6 +24,8 @@ def open_epochs(job: Job) -> Epoch:
 
     if s["compiled"] != "off" and compiled_code() is None:
         raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
+    from transforms import augmentation
+
     loader = open_loader(
         LoaderConfig(
             dataset=f"{job.remote}/{FORMAT}" if job.remote else job.data / FORMAT,
@@ -36,6 +38,7 @@ def open_epochs(job: Job) -> Epoch:
             image_size=job.image_size,
             num_workers=s["workers"],
             prefetch=int(s["prefetch"]),
+            image_transform=augmentation() if job.augmented else None,
         )
     )
 

@@ -16,6 +16,13 @@ DECODERS = ("opencv", "torchvision")
 NORMALISE = ("batch", "worker")
 
 
+def augmentation() -> Any:
+    """What an image passes through for the output `augmented`: uint8 (3, S, S), with random numbers of its own."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.RandAugment(), v2.ColorJitter(0.4, 0.4, 0.4)])
+
+
 class Transform:
     """Bytes to one image: CHW from torchvision, HWC from OpenCV; normalised float32 where workers normalise."""
 
@@ -36,6 +43,9 @@ class Transform:
             if job.settings.get("decoder") == "torchcodec":
                 import torchcodec.decoders  # noqa: F401
         self.torchcodec = job.settings.get("decoder") == "torchcodec"
+        self.augmented = job.augmented
+        if self.augmented:
+            augmentation()
 
     def __call__(self, jpeg: Any) -> Any:
         if self._call is None:
@@ -56,6 +66,8 @@ class Transform:
         steps = [v2.RandomResizedCrop(self.size, AREA, ASPECT, antialias=self.antialias), v2.RandomHorizontalFlip()]
         if self.in_worker:
             steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        if self.augmented:
+            steps.append(augmentation())
         transform = v2.Compose(steps)
 
         def call(jpeg: Any) -> Any:
@@ -73,6 +85,9 @@ class Transform:
         cv2.setNumThreads(0)
         scale = (1 / (np.array(STD, np.float32) * 255)).astype(np.float32)
         shift = (-np.array(MEAN, np.float32) / np.array(STD, np.float32)).astype(np.float32)
+        augment = augmentation() if self.augmented else None
+        if self.augmented:
+            torch.set_num_threads(1)
 
         def call(jpeg: Any) -> Any:
             image = simplejpeg.decode_jpeg(bytes(jpeg), "RGB")
@@ -84,6 +99,8 @@ class Transform:
                 out = cv2.flip(out, 1)
             if self.in_worker:
                 out = out.astype(np.float32) * scale + shift
+            if augment is not None:
+                return augment(torch.from_numpy(np.ascontiguousarray(out.transpose(2, 0, 1))))
             return torch.from_numpy(out)
 
         return call

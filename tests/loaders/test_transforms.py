@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import alexnet_fast as af
 from alexnet_fast import Loader, UsageError
+from alexnet_fast.images import finish_batch
 
 TRANSFORMS = {
     "RandAugment": v2.RandAugment(),
@@ -107,6 +109,36 @@ def test_a_uint8_result_is_normalised_and_a_float_one_handed_out_as_it_is(open_w
         for record, image in raw.items():
             assert floats[record].dtype == getattr(torch, dtype)
             assert (floats[record].float() - image / 255).abs().max() < 0.01
+
+
+def mirrored(image: torch.Tensor) -> torch.Tensor:
+    """Its memory is in the order of HWC."""
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1).flip(2)
+
+
+KINDS = {
+    "other strides": mirrored,
+    "an image of tv_tensors": lambda image: tv_tensors.Image(image.flip(2)),
+    "an expanded grey image": lambda image: image.flip(2).float().mean(0, keepdim=True).byte().expand(3, -1, -1),
+    "a float that needs a gradient": lambda image: image.flip(2).float().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_result_may_lie_in_memory_as_it_likes(kind: str, dtype: str, open_with: Callable[..., Loader]) -> None:
+    """What arrives is what the function gives for the untouched crop, however its result is laid out."""
+    if kind.startswith("a float") and dtype == "uint8":
+        pytest.skip("floats are not handed out as uint8")
+    crops = pixels(open_with(None, num_workers=0, train=False))
+    for num_workers in (0, 2):
+        got = pixels(open_with(KINDS[kind], num_workers=num_workers, train=False, dtype=dtype))
+        assert crops.keys() == got.keys()
+        for record, crop in crops.items():
+            expected = KINDS[kind](crop.contiguous()).detach().as_subclass(torch.Tensor)
+            if expected.dtype == torch.uint8 and dtype != "uint8":
+                expected = finish_batch(expected[None], None, getattr(torch, dtype))[0]
+            assert torch.equal(got[record], expected.to(got[record].dtype))
 
 
 def test_each_view_gets_random_numbers_of_its_own(open_with: Callable[..., Loader]) -> None:
