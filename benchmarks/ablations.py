@@ -33,7 +33,7 @@ from alexnet_fast.training.recipes import choose_recipe
 LEVERS: dict[str, dict[str, object]] = {
     "base": {},
     "notebook recipe": {"recipe": "notebook"},
-    "notebook recipe and network": {"recipe": "notebook", "model": "alexnet"},
+    "notebook recipe and network alexnet": {"recipe": "notebook", "model": "alexnet"},
     "random flips": {"flip": "random"},
     "no label smoothing": {"label_smoothing": 0.0},
     "no warm-up": {"warmup": 0.0},
@@ -84,7 +84,7 @@ LEVERS: dict[str, dict[str, object]] = {
     "network alexnet": {"model": "alexnet"},
     "network alexnet-owt": {"model": "alexnet-owt"},
     "network alexnet-paper": {"model": "alexnet-paper"},
-    "paper recipe and network": {"recipe": "paper", "model": "alexnet-paper"},
+    "paper recipe and network alexnet-paper": {"recipe": "paper", "model": "alexnet-paper"},
     "paper recipe": {"recipe": "paper"},
     "paper recipe and network alexnet": {"recipe": "paper", "model": "alexnet"},
     "paper recipe and network alexnet-owt": {"recipe": "paper", "model": "alexnet-owt"},

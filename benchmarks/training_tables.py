@@ -19,7 +19,8 @@ NETWORKS = {
     "alexnet-owt": "torchvision's (Krizhevsky 2014); weights interchangeable both ways",
 }
 STEPS = ("step-gpu", "step-xeon", "step-epyc")  # results of step.py, those that are there
-RECORDS = tuple(f"record-epyc-{n}-epochs" for n in (4, 8, 16, 28))  # of tiny_imagenet_record.py, those that are there
+# Of tiny_imagenet_record.py, those that are there.
+RECORDS = (*(f"record-epyc-{n}-epochs" for n in (4, 8, 16, 28)), "record-xeon-wider", "record-xeon-28-epochs")
 REDUCED = ("record-reduced-fast", "record-reduced-notebook")
 PAIRS = (5, 64, 16)  # classes, image size and batch of the runs in the table of networks
 QUIET = 0.7  # share of the best matrix product below which other programs were at work
@@ -221,16 +222,31 @@ def record_table(records: Sequence[Mapping[str, Any]], markdown: Markdown) -> st
     for record in records:
         seconds = [row["training_cpu_seconds"] for row in record["rows"]]
         top5 = [row["top5"] for row in record["rows"]]
+        crops = [row["top1_ten_crop"] for row in record["rows"] if "top1_ten_crop" in row]
         rows.append(
             [
-                f"`{record['rows'][0]['recipe']['name']}`, `{record['model']}`",
+                f"`{record['rows'][0]['recipe']['name']}`, `{record['model']}`{_changes(record['rows'][0]['recipe'])}",
                 f"{record['rows'][0]['parameters'] / 1e6:.2f} M",
                 str(len(record["rows"])),
                 str(record["rows"][0]["recipe"]["epochs"]),
                 f"{record['top1_mean']:.1%}",
                 f"{record['top1_spread']:.1%}" if record["top1_spread"] is not None else "–",
+                f"{sum(crops) / len(crops):.1%}" if crops else "–",
                 f"{sum(top5) / len(top5):.1%}",
                 f"{sum(seconds) / len(seconds):.0f}",
+                record["hardware"]["cpu"].replace("(R)", "").removesuffix(" Processor"),
             ]
         )
-    return markdown(["", "parameters", "seeds", "epochs", "top-1, flip", "spread", "top-5", "CPU s"], rows)
+    header = ["", "parameters", "seeds", "epochs", "top-1, flip", "spread", "top-1, ten-crop", "top-5", "CPU s", "of"]
+    return markdown(header, rows)
+
+
+def _changes(recipe: Mapping[str, Any]) -> str:
+    """What was changed of a named recipe, besides its epochs."""
+    named = named_recipes()[recipe["name"]]
+    changed = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in recipe.items()
+        if name in ("width", "hidden", "dropout", "area")
+    }
+    return "".join(f", {name} {_word(v)}" for name, v in changed.items() if v != getattr(named, name))
