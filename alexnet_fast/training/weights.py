@@ -260,7 +260,7 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # the last two: a flipped bit in the list
         return ""  # its damage is told where it is read
     tails = {name.partition("/")[2] for name in names}
     if "constants.pkl" in tails:
