@@ -141,7 +141,7 @@ def setup(envs: Path, peers: Sequence[Peer]) -> None:
         folder = envs / name
         requirements = ["-r", str(ADAPTERS / f"requirements-{name}.txt")]
         if name == "ours":
-            requirements += ["-e", str(HERE.parent)]
+            requirements += ["-e", f"{HERE.parent}[remote]"]
         if uv:
             subprocess.run([uv, "venv", "--allow-existing", "--python", sys.executable, str(folder)], check=True)
             install = [uv, "pip", "install", "--python", str(folder / "bin/python")]

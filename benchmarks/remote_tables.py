@@ -77,18 +77,20 @@ def machine(result: Mapping[str, Any]) -> str:
     bad = [f"{TITLES[row['peer']]} ({row.get('error') or '; '.join(row['problems'])})" for row in rows if not good(row)]
     least, most = min(runs.values()), max(runs.values())
     return (
-        f"{e['cores']} cores of an {e['cpu']}, {e['memory_gib']:.0f} GiB, {e['system']}. The server ran on them too, "
-        f"and so did other programs: a load of {min(loads):.0f} to {max(loads):.0f} before a run. Medians of {least} "
-        f"to {most} runs of each loader and case. Versions: {listed}."
-        + (f" No figures came of: {'; '.join(bad)}." if bad else "")
+        f"{e['cores']} cores of an {e['cpu']}, {e['memory_gib']:.0f} GiB, {e['system']}. The server ran on them too"
+        f"{', and so did other programs' if max(loads) > 4 else ''}: a load of {min(loads):.0f} to {max(loads):.0f} "
+        f"before a run. Medians of {least if least == most else f'{least} to {most}'} runs of each loader and case. "
+        f"Versions: {listed}." + (f" No figures came of: {'; '.join(bad)}." if bad else "")
     )
 
 
-def remote_tables(result: Mapping[str, Any], markdown: Markdown) -> dict[str, str]:
+def remote_tables(free: Mapping[str, Any], limited: Mapping[str, Any], markdown: Markdown) -> dict[str, str]:
+    """Of a server without a limit, and of one with: two results, since they were measured on two machines."""
     return {
-        "remote": "\n\n".join(free_table(result, case, markdown) for case in CASES),
-        "remote-limited": "\n\n".join(limited_table(result, case, markdown) for case in CASES),
-        "remote-machine": machine(result),
+        "remote": "\n\n".join(free_table(free, case, markdown) for case in CASES),
+        "remote-machine": machine(free),
+        "remote-limited": "\n\n".join(limited_table(limited, case, markdown) for case in CASES),
+        "remote-limited-machine": machine(limited),
     }
 
 

@@ -327,9 +327,9 @@ def training_results() -> dict[str, str]:
 
 
 def remote_results() -> dict[str, str]:
-    found, orders = load("remote-epyc"), load("orders")
+    free, limited, orders = load("remote-xeon"), load("remote-epyc"), load("orders")
     return {
-        **(remote_tables.remote_tables(found, markdown) if found else {}),
+        **(remote_tables.remote_tables(free, limited, markdown) if free and limited else {}),
         **(remote_tables.orders_tables(orders, markdown) if orders else {}),
     }
 
