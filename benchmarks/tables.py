@@ -286,7 +286,12 @@ def loaders_augmented(result: Mapping[str, Any]) -> str:
 
 def loaders_tables() -> dict[str, str]:
     augmented = load("loaders-augmented")
-    tables = {} if augmented is None else {"loaders-augmented": loaders_augmented(augmented)}
+    tables = {}
+    if augmented is not None:
+        tables = {
+            "loaders-augmented": loaders_augmented(augmented),
+            "loaders-augmented-machine": loaders_machine(augmented),
+        }
     result = load("loaders-2core-xeon")
     if result is None:
         return tables

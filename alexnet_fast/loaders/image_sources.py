@@ -153,16 +153,16 @@ class TransformedSource:
         self._source.cut(inner, request, crops)
         assert request.seeds is not None
         targets = torch.from_numpy(out).view(getattr(torch, dtype)).permute(0, 3, 1, 2)
-        finished = image_tensor(crops.reshape(-1), size, "uint8")
+        images = image_tensor(crops.reshape(-1), size, "uint8")
         for i, image in enumerate(self._transform(crops, request.records, request.seeds)):
             if image.is_floating_point():
                 targets[i].copy_(image)
                 continue
             planes = image.detach().cpu().numpy()
-            for channel in range(3):  # 0.06 ms an image of 224 pixels, where torch's copy takes 0.22 ms
+            for channel in range(3):  # 0.06 ms an image of 224 pixels; all in one assignment take 0.24 ms
                 crops[i, :, :, channel] = planes[channel]
             if dtype != "uint8":
-                targets[i].copy_(finish_batch(finished[i : i + 1], None, targets.dtype)[0])
+                targets[i].copy_(finish_batch(images[i : i + 1], None, targets.dtype)[0])
 
 
 def damaged(reader: ShardReader, record: int, error: DamagedDataError) -> DamagedDataError:

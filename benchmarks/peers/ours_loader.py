@@ -19,13 +19,13 @@ FORMAT = "alexnet-fast"
 def open_epochs(job: Job) -> Epoch:
     s = job.settings
     os.environ["ALEXNET_FAST_NATIVE"] = s["compiled"]
+    from transforms import augmentation
+
     from alexnet_fast import LoaderConfig, open_loader
     from alexnet_fast.images import compiled_code
 
     if s["compiled"] != "off" and compiled_code() is None:
         raise SystemExit("alexnet_fast/images/native is not compiled: see tools/build_native.py")
-    from transforms import augmentation
-
     loader = open_loader(
         LoaderConfig(
             dataset=f"{job.remote}/{FORMAT}" if job.remote else job.data / FORMAT,
