@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from ..images import IMAGENET_STD
 from .response_norm import ResponseNorm
 
 _LOGITS = 0.1  # standard deviation of the last layer's outputs at the start, so that the loss is near ln(classes)
+# Share of each unit's mean weight that is taken off. The logits of two images of Tiny ImageNet begin with a mean cosine
+# of 0.93 without (`alexnet`), 0.39 with it. 200 classes, 375 steps of 64: 1.3% top-1 without, 3.7% at 0.5, 3.9% at 0.7;
+# five classes, 186 steps of 16: 0.4 to 2.8 points less with it (three seeds).
+_CENTRING = 0.7
+_ALIKE = 0.4  # share of the mean square behind a ReLU, pooled or not, that the mean of the values makes
 # The paper's images had values of 0 to 255, less their mean; ours are divided by ImageNet's standard deviation as well.
 _PAPER_INPUT_SCALE = 255 * sum(IMAGENET_STD) / 3
 
@@ -32,22 +38,40 @@ def _draw_scaled(modules: tuple[nn.Module, ...]) -> None:
 
     He et al. 2015 count the ReLUs and leave out the max-pools, which raise the mean square again: with their weights an
     AlexNet's logits begin at a scale of 3, and the first steps end with no unit alive. Counting both, the layers of the
-    four networks begin with outputs of 0.68 to 1.14 (standard deviation, Tiny ImageNet at 64 pixels).
+    networks without batch normalisation begin with outputs of 0.88 to 1.27 (standard deviation, Tiny ImageNet at 64,
+    128 and 224 pixels).
+
+    Behind a ReLU all values are positive, so a unit with a positive mean weight answers to every image alike, the more
+    with each layer. Most of that mean is taken off (Huang et al. 2017 take off all of it, at every step). Batch
+    normalisation does so itself.
     """
+    centre = 0.0 if any(isinstance(m, nn.BatchNorm2d) for m in modules) else _CENTRING
     power = 1.0  # mean square of what goes into the next layer
+    behind_relu = False
     for module in modules:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
+            taken = centre if behind_relu else 0.0
+            left = power * (1 - _ALIKE * (1 - (1 - taken) ** 2))
             scale = _LOGITS if module is modules[-1] else 1.0
-            nn.init.normal_(module.weight, std=scale / math.sqrt(power * module.weight[0].numel()))
+            nn.init.normal_(module.weight, std=scale / math.sqrt(left * module.weight[0].numel()))
+            if taken:
+                _take_off_mean(module.weight, taken)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            power = 1.0
+            power, behind_relu = 1.0, False
         elif isinstance(module, nn.ReLU):
             power *= 0.5
+            behind_relu = True
         elif isinstance(module, nn.MaxPool2d):
             power *= 2.0
         elif isinstance(module, ResponseNorm):
             power *= module.k ** (-2 * module.beta)
+
+
+@torch.no_grad()
+def _take_off_mean(weight: torch.Tensor, share: float) -> None:
+    """Lower the weights (outputs, ...) of each output by this share of their mean."""
+    weight.sub_(weight.mean(dim=tuple(range(1, weight.dim())), keepdim=True), alpha=share)
 
 
 def _draw_published(features: nn.Sequential, classifier: nn.Sequential, *, paper: bool) -> None:

@@ -136,6 +136,16 @@ def test_every_layer_begins_at_unit_scale_and_the_loss_near_that_of_guessing(nam
     assert loss.item() == pytest.approx(math.log(20), abs=0.1)
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if ARCHITECTURES[name].norm != "batch"])
+@pytest.mark.parametrize("image_size", [64, 224])
+def test_networks_without_batch_normalisation_begin_by_telling_images_apart(name, image_size):
+    with torch.device("cpu"):
+        torch.manual_seed(0)
+        logits = create_model(name, 20, image_size, width=0.5).eval()(natural_images(16, image_size))
+        cosines = nn.functional.cosine_similarity(logits[:, None], logits[None], dim=2)
+    assert (cosines.sum() - 16) / (16 * 15) < 0.6
+
+
 @pytest.mark.parametrize(("name", "variance"), [("alexnet", 2), ("alexnet-bn", 2), ("alexnet-owt", 1 / 3)])
 def test_the_published_weights_are_he_et_als_and_pytorchs(name, variance):
     with torch.device("cpu"):
