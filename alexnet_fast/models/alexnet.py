@@ -178,8 +178,8 @@ def create_model(
         hidden: units of the first two fully connected layers, 8 or more, in place of the network's own, whatever width.
         dropout: probability in place of the network's own.
         stem_stride: of the first convolution, 1 to 4, in place of the network's own.
-        init: 'scaled' draws weights that give every layer outputs of about unit scale and the logits a tenth of it, and
-            that tell images apart from the start (without batch normalisation, by less mean of each unit's weights);
+        init: 'scaled' draws weights that give every layer outputs of about unit scale and the logits a tenth of it;
+            without batch normalisation, with most of the mean of each fully connected unit's weights taken off;
             'published' draws those that the network is known by: N(0, 0.01) and biases of 1 for alexnet-paper,
             PyTorch's for alexnet-owt, He et al. 2015 for the others.
 

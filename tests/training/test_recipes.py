@@ -41,7 +41,7 @@ def adapted_to(images: int, **options) -> tuple[Recipe, str | None]:
 
 def test_the_published_pair_is_adapted_to_a_short_run_and_the_steps_it_needs_are_named():
     recipe, words = adapted_to(1500, recipe="paper", model="alexnet-paper", epochs=10)
-    assert (recipe.init, recipe.clip, recipe.lr) == ("scaled", 1.0, 0.01)
+    assert (recipe.init, recipe.clip, recipe.lr) == ("scaled", 5.0, 0.01)
     assert f"{PUBLISHED_STEPS:,} steps" in words and "this run has 110" in words and "init scaled" in words
     assert adapted_to(1_281_167, recipe="paper", model="alexnet-paper")[1] is None
 
